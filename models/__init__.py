@@ -1,0 +1,1 @@
+"""Example models: data, architectures, training, ONNX export. Run from the repository root."""

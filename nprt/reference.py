@@ -1,0 +1,62 @@
+"""The NumPy backend: the loop over the ops. Its results are the definition that every other backend must equal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from nprt.ir import Array, Model, Tensor, TensorType
+
+Observe = Callable[[str, TensorType, Array], None]
+
+
+class ReferenceBackend:
+    """Runs a checked model op by op. Holds no state between runs, so it may be used from many threads at once."""
+
+    name = "numpy"
+
+    def __init__(self, model: Model, threads: int | None = None) -> None:
+        """`threads` has no effect here: the matrix products use as many threads as NumPy's BLAS was set up with."""
+        self.model = model
+
+    def run(
+        self,
+        feeds: Mapping[str, Array],
+        dims: Mapping[str, int],
+        keep: tuple[str, ...],
+        observe: Observe | None = None,
+    ) -> dict[str, Array]:
+        """Run the model once.
+
+        Args:
+            feeds: one array for each input, of the right dtype and shape.
+            dims: what each symbol in the shapes stands for.
+            keep: the values to return.
+            observe: called with name, type and array of each op's outputs, in execution order.
+
+        Returns:
+            The arrays of `keep`, by name.
+        """
+        model = self.model
+        values: dict[str, Array] = {**model.constants, **feeds}
+        last_use = {name: op for op in model.ops for name in op.used_inputs()}
+
+        def operand(name: str) -> Tensor:
+            return Tensor(model.types[name], values[name])
+
+        for op in model.ops:
+            types = tuple(model.types[name].bind(dims) for name in op.outputs)
+            result = op.reference(*types, *op.arguments(operand))
+            for name, type, array in zip(
+                op.outputs, types, result if isinstance(result, tuple) else (result,), strict=True
+            ):
+                values[name] = array
+                if observe is not None:
+                    observe(name, type, array)
+            for name in {*op.used_inputs(), *op.outputs}:
+                if (
+                    last_use.get(name, op) is op
+                    and name not in keep
+                    and name not in model.constants
+                ):
+                    del values[name]
+        return {name: values[name] for name in keep}

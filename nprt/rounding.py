@@ -1,0 +1,269 @@
+"""All rounding: real scales to integers, accumulators to codes, floats to codes and back.
+
+No other file of the runtime rounds. Each formula has its number in `docs/quantization.md`. A *numerics* names
+one family of these formulas; every op that rounds says in its field `numerics` which one it follows.
+
+    integer   fixed point, no float between the first quantize and the last dequantize; ties go up
+    ort       onnxruntime on x86: float32 multipliers; ties go to even
+
+Shapes: scales and multipliers broadcast against the accumulator, whose last axis holds the channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[Any]
+
+NUMERICS = ("integer", "ort")
+
+
+# --- integer: fixed-point multipliers, ties up -------------------------------------------------------
+
+
+def quantize_multiplier(real: Array) -> tuple[Array, Array]:
+    """Write `real` as `multiplier * 2**-shift`: eq. (5).
+
+    Args:
+        real: float64, finite, >= 0.
+
+    Returns:
+        multiplier int64 in {0} or [2**30, 2**31), and shift int64 in [1, 62]. A `real` below 2**-32 becomes 0,
+        as in TFLite's `QuantizeMultiplier`.
+
+    Raises:
+        OverflowError: a `real` of 2**30 or more, which no layer with sane scales has.
+    """
+    fraction, exponent = np.frexp(np.asarray(real, np.float64))  # fraction in [0.5, 1), or 0
+    multiplier = np.floor(fraction * 2.0**31 + 0.5).astype(np.int64)
+    carried = multiplier == 2**31
+    multiplier = np.where(carried, 2**30, multiplier)
+    exponent = exponent.astype(np.int64) + carried
+    multiplier = np.where(exponent < -31, 0, multiplier)
+    exponent = np.maximum(exponent, -31)
+    if np.any(exponent > 30):
+        raise OverflowError(f"multiplier {np.max(real):g} is not below 2**30")
+    return multiplier, 31 - exponent
+
+
+def multiply_by_quantized_multiplier(acc: Array, multiplier: Array, shift: Array) -> Array:
+    """`acc * multiplier * 2**-shift`, rounded once, ties up: eq. (6).
+
+    Args:
+        acc: int64, |acc| <= 2**31.
+        multiplier: int64 in [0, 2**31).
+        shift: int64 in [1, 62].
+
+    Returns:
+        int64. The product stays below 2**62 and the rounding term below 2**61, so int64 holds it.
+    """
+    return (acc * multiplier + (1 << (shift - 1))) >> shift
+
+
+def requantize_integer(
+    acc: Array, x_scale: Array, w_scale: Array, y_scale: Array, y_zero_point: Array
+) -> Array:
+    """Accumulator to codes, not yet clamped, with numerics `integer`: eq. (7).
+
+    Args:
+        acc: int32, bias included.
+        x_scale, w_scale, y_scale: float32, > 0; the real multiplier is formed in float64.
+        y_zero_point: integer.
+
+    Returns:
+        int64.
+    """
+    real = np.float64(x_scale) * np.float64(w_scale) / np.float64(y_scale)
+    multiplier, shift = quantize_multiplier(real)
+    return multiply_by_quantized_multiplier(acc.astype(np.int64), multiplier, shift) + y_zero_point
+
+
+# --- ort: float32 multipliers, ties to even ----------------------------------------------------------
+
+
+def requantize_ort(
+    acc: Array, x_scale: Array, w_scale: Array, y_scale: Array, y_zero_point: Array
+) -> Array:
+    """Accumulator to codes, not yet clamped, as onnxruntime's QLinearConv and QLinearMatMul: eq. (8).
+
+    Args:
+        acc: int32, bias included.
+        x_scale, w_scale, y_scale: float32, > 0; products and quotient rounded to float32 left to right.
+        y_zero_point: integer, added after rounding.
+
+    Returns:
+        float32 holding integers (exact for every code after clamping).
+    """
+    multiplier = np.float32(x_scale) * np.float32(w_scale) / np.float32(y_scale)
+    return np.rint(acc.astype(np.float32) * multiplier) + np.float32(y_zero_point)
+
+
+REQUANTIZE: dict[str, Callable[[Array, Array, Array, Array, Array], Array]] = {
+    "integer": requantize_integer,
+    "ort": requantize_ort,
+}
+
+
+# --- sums, products and quotients of two codes --------------------------------------------------------
+#
+# Each takes codes a and b (8-bit, broadcast together) with what they stand for, and returns the codes of y, not yet
+# clamped.
+
+
+class Affine(NamedTuple):
+    """real = scale * (code - zero_point); scale float32, zero_point int32, both of shape ()."""
+
+    scale: Array
+    zero_point: Array
+
+
+ADD_SHIFT = (
+    20  # bits of fraction that `add_integer` keeps while it brings its operands to one scale
+)
+
+
+def add_integer(a: Array, b: Array, qa: Affine, qb: Affine, qy: Affine) -> Array:
+    """`a + b` in fixed point, as TFLite's ADD with single rounding: eq. (11). Returns int64.
+
+    Each difference is below 2**8 and is shifted left by 20; multipliers of at most 1/2 keep the sum below 2**29.
+    """
+    twice_max = 2.0 * np.float64(max(qa.scale, qb.scale))
+    a_scaled = _rescale(
+        (a.astype(np.int64) - qa.zero_point) << ADD_SHIFT, np.float64(qa.scale) / twice_max
+    )
+    b_scaled = _rescale(
+        (b.astype(np.int64) - qb.zero_point) << ADD_SHIFT, np.float64(qb.scale) / twice_max
+    )
+    return (
+        _rescale(a_scaled + b_scaled, twice_max / (2.0**ADD_SHIFT * np.float64(qy.scale)))
+        + qy.zero_point
+    )
+
+
+def sub_integer(a: Array, b: Array, qa: Affine, qb: Affine, qy: Affine) -> Array:
+    """`a - b`: eq. (11) with the second operand negated before it is rescaled. Returns int64."""
+    twice_max = 2.0 * np.float64(max(qa.scale, qb.scale))
+    a_scaled = _rescale(
+        (a.astype(np.int64) - qa.zero_point) << ADD_SHIFT, np.float64(qa.scale) / twice_max
+    )
+    b_scaled = _rescale(
+        (b.astype(np.int64) - qb.zero_point) << ADD_SHIFT, np.float64(qb.scale) / twice_max
+    )
+    return (
+        _rescale(a_scaled - b_scaled, twice_max / (2.0**ADD_SHIFT * np.float64(qy.scale)))
+        + qy.zero_point
+    )
+
+
+def mul_integer(a: Array, b: Array, qa: Affine, qb: Affine, qy: Affine) -> Array:
+    """`a * b` in fixed point: eq. (7) on the product of the differences. Returns int64."""
+    product = (a.astype(np.int64) - qa.zero_point) * (b.astype(np.int64) - qb.zero_point)
+    return requantize_integer(product, qa.scale, qb.scale, qy.scale, qy.zero_point)
+
+
+def div_integer(a: Array, b: Array, qa: Affine, qb: Affine, qy: Affine) -> Array:
+    """`a / b` in fixed point, rounded once, ties up: eq. (12). Returns int64.
+
+    A zero divisor gives the end code of the dividend's sign, and the zero point for 0 / 0. The numerator stays below
+    2**40 and the denominator below 2**61.
+    """
+    numerator = a.astype(np.int64) - qa.zero_point
+    denominator = b.astype(np.int64) - qb.zero_point
+    multiplier, shift = quantize_multiplier(
+        np.float64(qa.scale) / (np.float64(qb.scale) * np.float64(qy.scale))
+    )
+    numerator = np.where(denominator < 0, -numerator, numerator) * multiplier
+    # Past 52 bits of shift the quotient of a numerator below 2**40 is 0 in any case.
+    magnitude = np.abs(denominator) << np.minimum(shift, 52)
+    quotient = (2 * numerator + magnitude) // np.maximum(2 * magnitude, 1)
+    return np.where(denominator == 0, np.sign(numerator) * 512, quotient) + qy.zero_point
+
+
+def _rescale(acc: Array, real: Array) -> Array:
+    return multiply_by_quantized_multiplier(acc, *quantize_multiplier(real))
+
+
+def add_ort(a: Array, b: Array, qa: Affine, qb: Affine, qy: Affine) -> Array:
+    """`a + b` as onnxruntime's QLinearAdd on x86: eq. (13). The zero point is added before rounding."""
+    real = dequantize(a, qa.scale, qa.zero_point) + dequantize(b, qb.scale, qb.zero_point)
+    return np.rint(real / np.float32(qy.scale) + np.float32(qy.zero_point))
+
+
+def mul_ort(a: Array, b: Array, qa: Affine, qb: Affine, qy: Affine) -> Array:
+    """`a * b` as onnxruntime's QLinearMul on x86: eq. (14). The zero point is added before rounding."""
+    real = dequantize(a, qa.scale, qa.zero_point) * dequantize(b, qb.scale, qb.zero_point)
+    return np.rint(real / np.float32(qy.scale) + np.float32(qy.zero_point))
+
+
+def sub_ort(a: Array, b: Array, qa: Affine, qb: Affine, qy: Affine) -> Array:
+    """`a - b` in float32 between dequantize and quantize, as onnxruntime leaves it: eq. (15)."""
+    return quantize(
+        dequantize(a, qa.scale, qa.zero_point) - dequantize(b, qb.scale, qb.zero_point),
+        qy.scale,
+        qy.zero_point,
+    )
+
+
+def div_ort(a: Array, b: Array, qa: Affine, qb: Affine, qy: Affine) -> Array:
+    """`a / b` in float32 between dequantize and quantize, as onnxruntime leaves it: eq. (15)."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        real = dequantize(a, qa.scale, qa.zero_point) / dequantize(b, qb.scale, qb.zero_point)
+    return quantize(real, qy.scale, qy.zero_point)
+
+
+ADD = {"integer": add_integer, "ort": add_ort}
+SUB = {"integer": sub_integer, "ort": sub_ort}
+MUL = {"integer": mul_integer, "ort": mul_ort}
+DIV = {"integer": div_integer, "ort": div_ort}
+
+
+# --- between floats and codes ------------------------------------------------------------------------
+
+
+def quantize(x: Array, scale: Array, zero_point: Array) -> Array:
+    """float32 to codes, not yet clamped: `rint(x / scale) + zero_point`, ties to even: eq. (1).
+
+    ONNX's QuantizeLinear, and the edge of every model that nprt quantizes. NaN has no code and maps to the
+    zero point.
+
+    Returns:
+        float32 holding integers, or infinities that the clamp brings to the end codes.
+    """
+    with np.errstate(over="ignore"):
+        codes = np.rint(np.asarray(x, np.float32) / np.float32(scale))
+    return np.where(np.isnan(codes), np.float32(0), codes) + np.float32(zero_point)
+
+
+def dequantize(codes: Array, scale: Array, zero_point: Array) -> Array:
+    """Codes to float32: `scale * (code - zero_point)`, one float32 rounding: eq. (2)."""
+    return np.float32(scale) * (codes.astype(np.int32) - zero_point).astype(np.float32)
+
+
+def dynamic_quantize(x: Array, axis: int | None) -> tuple[Array, Array, Array]:
+    """float32 to uint8 codes over the range of x extended to hold 0: eq. (3), ONNX's DynamicQuantizeLinear.
+
+    Args:
+        x: float32, finite.
+        axis: None for one scale; -1 for one for each row along the last axis.
+
+    Returns:
+        codes uint8, scale float32 and zero_point uint8; the latter two of shape (), or with the last axis 1.
+    """
+    keep = axis is not None
+    low = np.minimum(x.min(axis=axis, keepdims=keep, initial=0), np.float32(0))
+    high = np.maximum(x.max(axis=axis, keepdims=keep, initial=0), np.float32(0))
+    scale = (high - low) / np.float32(255)
+    scale = np.where(scale == 0, np.float32(1), scale)
+    zero_point = np.rint(np.clip(np.float32(0) - low / scale, 0, 255))
+    codes = np.clip(quantize(x, scale, zero_point), 0, 255)
+    return codes.astype(np.uint8), np.asarray(scale, np.float32), zero_point.astype(np.uint8)
+
+
+def scale_back_ort(acc: Array, x_scale: Array, w_scale: Array, bias: Array | None) -> Array:
+    """int32 sums to float32 as onnxruntime's DynamicQuantizeMatMul: eq. (10)."""
+    real = acc.astype(np.float32) * (np.float32(x_scale) * np.float32(w_scale))
+    return real if bias is None else real + bias

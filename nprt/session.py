@@ -1,0 +1,167 @@
+"""Session: a model made ready to run on one backend."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nprt import file
+from nprt.check import check
+from nprt.errors import BackendUnavailableError, InputError
+from nprt.ir import Array, Model, Shape, TensorType
+from nprt.reference import ReferenceBackend
+
+log = logging.getLogger("nprt")
+
+BACKENDS = {"numpy": ReferenceBackend}
+
+
+@dataclass(frozen=True)
+class ValueInfo:
+    """What a caller needs to know of an input or output.
+
+    Attributes:
+        name: as in the source model.
+        shape: integers, and names for the dimensions that are free.
+        dtype: of the array to give or to get.
+        quantization: None for plain numbers; else `scales`, `zero_points` and `quantized_dimension`, with
+            real = scale * (code - zero_point).
+    """
+
+    name: str
+    shape: Shape
+    dtype: np.dtype[Any]
+    quantization: dict[str, Any] | None
+
+    @classmethod
+    def of(cls, name: str, type: TensorType) -> ValueInfo:
+        quantization = None
+        if type.quant is not None:
+            quantization = {
+                "scales": np.array(type.quant.scale, np.float32),
+                "zero_points": np.array(type.quant.zero_point, np.int32),
+                "quantized_dimension": 0 if type.quant.axis is None else type.quant.axis,
+            }
+        return cls(name, type.shape, type.numpy, quantization)
+
+
+class Session:
+    """Runs a model: `Session("model.nprt").run(None, {"x": images})`.
+
+    A session may be used from many threads at once.
+    """
+
+    def __init__(
+        self,
+        model: Model | str | os.PathLike[str] | bytes,
+        *,
+        backend: str = "auto",
+        threads: int | None = None,
+    ) -> None:
+        """
+        Args:
+            model: a Model, the path of an `.nprt` file, or its bytes.
+            backend: "numpy", or "auto" for the fastest that is installed; the environment variable `NPRT_BACKEND` says
+                what "auto" means.
+            threads: how many threads a run may use; None leaves the choice to the backend.
+
+        Raises:
+            ModelFormatError, ModelError: the model cannot be used.
+            BackendUnavailableError: no such backend here.
+        """
+        self.model = check(model) if isinstance(model, Model) else file.load(model)
+        if threads is not None and (type(threads) is not int or threads < 1):
+            raise ValueError(f"threads={threads!r}; expected None or an integer of at least 1")
+        if backend == "auto":
+            backend = os.environ.get("NPRT_BACKEND", "numpy")
+        if backend not in BACKENDS:
+            raise BackendUnavailableError(
+                f"backend {backend!r} is not one of {', '.join(BACKENDS)}"
+            )
+        self._backend = BACKENDS[backend](self.model, threads)
+        log.debug("session on backend %s, %d ops", backend, len(self.model.ops))
+
+    @property
+    def backend(self) -> str:
+        """The name of the backend that runs this session."""
+        return self._backend.name
+
+    @property
+    def inputs(self) -> list[ValueInfo]:
+        return [ValueInfo.of(name, self.model.types[name]) for name in self.model.inputs]
+
+    @property
+    def outputs(self) -> list[ValueInfo]:
+        return [ValueInfo.of(name, self.model.types[name]) for name in self.model.outputs]
+
+    def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Array]) -> list[Array]:
+        """Run the model once.
+
+        Args:
+            output_names: which outputs to return, in this order; None for all.
+            feeds: an array for each input, by name.
+
+        Returns:
+            The outputs.
+
+        Raises:
+            InputError: a name, dtype or shape is wrong.
+        """
+        names = self.model.outputs if output_names is None else tuple(output_names)
+        unknown = [name for name in names if name not in self.model.outputs]
+        if unknown:
+            raise InputError(f"no output {unknown}; the model has {list(self.model.outputs)}")
+        arrays = check_feeds(self.model, feeds)
+        results = self._backend.run(arrays, bind_dims(self.model, arrays), tuple(names))
+        return [results[name] for name in names]
+
+    def __call__(self, x: Array) -> Array:
+        """The output for `x`, of a model with one input and one output."""
+        if len(self.model.inputs) != 1 or len(self.model.outputs) != 1:
+            raise InputError(
+                f"the model has inputs {list(self.model.inputs)} and outputs {list(self.model.outputs)}; "
+                "call run(None, {name: array, ...})"
+            )
+        return self.run(None, {self.model.inputs[0]: x})[0]
+
+
+def check_feeds(model: Model, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """`feeds` as arrays of exactly the declared dtypes and ranks. Raises InputError."""
+    missing = [name for name in model.inputs if name not in feeds]
+    unknown = [name for name in feeds if name not in model.inputs]
+    if missing or unknown:
+        raise InputError(
+            f"missing inputs {missing}, unknown inputs {unknown}; the model has {list(model.inputs)}"
+        )
+    arrays = {name: np.asarray(feeds[name]) for name in model.inputs}
+    for name, array in arrays.items():
+        expected = model.types[name]
+        if array.dtype != expected.numpy:
+            raise InputError(
+                f"input {name!r} is {array.dtype}, expected {expected.dtype}; "
+                f"convert it with array.astype(np.{expected.dtype})"
+            )
+        fits = array.ndim == expected.rank and all(
+            isinstance(dim, str) or dim == size
+            for dim, size in zip(expected.shape, array.shape, strict=True)
+        )
+        if not fits:
+            raise InputError(f"input {name!r} has shape {list(array.shape)}, expected {expected}")
+    return arrays
+
+
+def bind_dims(model: Model, arrays: Mapping[str, Array]) -> dict[str, int]:
+    """What each symbol stands for in this run. Raises InputError where two inputs disagree."""
+    dims: dict[str, int] = {}
+    for name, array in arrays.items():
+        for dim, size in zip(model.types[name].shape, array.shape, strict=True):
+            if isinstance(dim, str) and dims.setdefault(dim, size) != size:
+                raise InputError(
+                    f"input {name!r} has {dim} = {size}, but another input has {dims[dim]}"
+                )
+    return dims
