@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -39,6 +38,7 @@ CHUNK = 1 << 15  # values binned at a time: the scratch of an update stays in th
 BLOCK = 1 << 17  # elements of a (candidates, bins) table held at a time while choosing a range
 DENORMAL_EXPONENT = -149  # 2**-149 is the smallest positive float32
 SIGNIFICAND = 24  # bits in the significand of a float32
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 @runtime_checkable
@@ -95,6 +95,11 @@ def symmetric_about_zero(low: float, high: float) -> tuple[float, float]:
     return -bound, bound
 
 
+def float32(x: float) -> float:
+    """The float32 nearest to ``x``, ties to even."""
+    return float(np.float32(x))
+
+
 def check_levels(levels: int) -> int:
     if levels < 2:
         raise ValueError(f"levels must be at least 2 (256 for 8 bits), got {levels}")
@@ -148,30 +153,29 @@ class MovingAverage:
         check_levels(levels)
         self.averaging_constant = averaging_constant
         self.symmetric = symmetric
-        self.average: tuple[np.float32, np.float32] | None = None  # of the minima, of the maxima
+        self.average: tuple[float, float] | None = None  # of the minima, of the maxima; float32
 
     def update(self, values: NDArray[np.float32]) -> None:
         seen = extremes(values)
         if seen is None:
             return
-        low, high = np.float32(seen[0]), np.float32(seen[1])
-        if self.average is not None:
-            low, high = self._step(self.average[0], low), self._step(self.average[1], high)
-        self.average = low, high
+        if self.average is None:
+            self.average = seen
+        else:
+            low, high = self.average
+            self.average = self._step(low, seen[0]), self._step(high, seen[1])
 
-    def _step(self, old: np.float32, new: np.float32) -> np.float32:
-        with np.errstate(over="ignore"):
-            change = new - old
-        if np.isfinite(change):
-            return np.float32(old + np.float32(self.averaging_constant) * change)
-        wide = float(old) + self.averaging_constant * (float(new) - float(old))
-        return np.float32(wide)
+    def _step(self, old: float, new: float) -> float:
+        # Each operation in float64 on float32 values, rounded to float32, is the float32 one.
+        change = new - old
+        if abs(change) > FLOAT32_MAX:
+            return float32(old + self.averaging_constant * change)
+        return float32(old + float32(float32(self.averaging_constant) * float32(change)))
 
     def range(self) -> tuple[float, float]:
         if self.average is None:
             raise nothing_seen()
-        low, high = float(self.average[0]), float(self.average[1])
-        return symmetric_about_zero(low, high) if self.symmetric else (low, high)
+        return symmetric_about_zero(*self.average) if self.symmetric else self.average
 
 
 class Histogram:
@@ -236,7 +240,7 @@ class Histogram:
         for item in chunks:
             chunk = np.asarray(item)
             place = position[: chunk.size]
-            np.multiply(chunk, scale, out=place)
+            np.multiply(chunk, scale, out=place, dtype=np.float64)
             np.floor(place, out=place)
             np.subtract(place, self.first, out=place)  # integers below 2**25: exact
             self.counts += np.bincount(place.astype(np.intp), minlength=self.counts.size)
@@ -268,11 +272,9 @@ def finest_exponent(low: float, high: float, bins: int) -> int:
     step = math.frexp(magnitude)[1] - SIGNIFICAND if magnitude > 0.0 else DENORMAL_EXPONENT
     exponent = max(step, DENORMAL_EXPONENT)
     if high > low:
-        # bins * 2**exponent > high - low is needed, and half of that is surely too little.
-        exponent = max(exponent, math.frexp((high - low) / bins)[1] - 2)
-    while (
-        math.floor(math.ldexp(high, -exponent)) - math.floor(math.ldexp(low, -exponent)) >= bins
-    ):
+        # bins * 2**exponent > high - low is needed; one less, for the rounding of the quotient.
+        exponent = max(exponent, math.frexp((high - low) / bins)[1] - 1)
+    while math.floor(math.ldexp(high, -exponent)) - math.floor(math.ldexp(low, -exponent)) >= bins:
         exponent += 1
     return exponent
 
@@ -336,11 +338,11 @@ class Percentile(HistogramObserver):
         counts, first = nonzero_counts(seen)
         if self.symmetric:
             # |x| for x in bin -1 - k lies in bin k, save for an x on the edge between two.
-            bins = np.arange(first, first + counts.size)
-            magnitude = np.where(bins < 0, -1 - bins, bins)
-            first = int(magnitude.min())
-            folded = np.zeros(int(magnitude.max()) - first + 1, dtype=np.int64)
-            np.add.at(folded, magnitude - first, counts)
+            used = np.flatnonzero(counts)
+            magnitude = np.where(used + first < 0, -1 - (used + first), used + first)
+            first = int(magnitude.min()) if used.size else 0
+            folded = np.zeros(counts.size, dtype=np.int64)
+            np.add.at(folded, magnitude - first, counts[used])
             bound = max(-seen.minimum, seen.maximum)
             # With both signs and no zeros, the smallest magnitude is known only to its bin.
             smallest = max(first * seen.width, seen.minimum, -seen.maximum)
@@ -415,27 +417,30 @@ class Entropy(HistogramObserver):
     - ``Q`` is the histogram inside the window *without* that, quantized: the window is cut into
       ``levels`` equal groups of bins and each group's count is spread evenly over those of its
       bins that are not empty in ``P``;
-    - the window with the smallest Kullback-Leibler divergence of ``Q`` from ``P`` wins; of equals,
-      the narrowest.
+    - the window with the smallest Kullback-Leibler divergence of ``Q`` from ``P`` wins; of equals
+      (within 1e-12 nats), the narrowest.
 
     Details that differ between implementations, and how they are here:
 
-    - Windows reach ``t`` bins to both sides of zero, ``t`` = 1, 2, ... Symmetric: ``[-t, t]``.
-      Asymmetric: cut to the data on each side, so that values after a relu get ``[0, t]`` with all
-      levels inside. Windows of fewer bins than levels take part too: they lose nothing to
-      rounding, only what they clip, and without them a far outlier could not be clipped close.
+    - Windows reach ``t`` bins to both sides of zero. Symmetric: ``[-t, t]``. Asymmetric: cut to the
+      data on each side, so that values after a relu get ``[0, t]`` with all levels inside.
+    - The narrowest windows have as many bins as levels (with fewer, ``P`` itself loses its shape
+      and the divergence goes to zero), unless their outer bins are empty: then still narrower ones
+      that hold the same values take part. So a far outlier is clipped close to the rest.
     - A group is ``floor`` or ``ceil`` of ``bins / levels`` bins; no remainder goes to the last one.
     - An end bin may be empty in ``Q`` and not in ``P``. It is given the probability of half a
       sample, and the others are scaled down by as much, so that the divergence is finite.
     - Exact zeros are left out: they are on every grid. Both distributions are normalized.
 
-    The histogram's own sampling noise counts as information, so with few samples (less than some
-    hundred a bin) the method clips more than it should. ``Mse`` does not.
+    Sampling noise counts as information, so with few samples (below about a hundred per bin in
+    use) the method clips more than it should. ``Mse`` does not.
     """
+
+    TIE = 1e-12  # nats: above the rounding errors of the sums, below what one sample changes
 
     def range(self) -> tuple[float, float]:
         low, high, divergence = self.candidates()
-        best = int(np.argmin(divergence))
+        best = int(np.argmax(divergence <= divergence.min() + self.TIE))
         return self._within_data(float(low[best]), float(high[best]))
 
     def candidates(
@@ -443,28 +448,35 @@ class Entropy(HistogramObserver):
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         """All windows and their divergences: ``lo``, ``hi`` and nats, each float64 (candidates,).
 
-        The windows' ends are bin edges in the units of the data, narrowest first. A window
-        without any value has divergence infinity. ValueError: no value was seen.
+        The windows' ends are bin edges in the units of the data, narrowest first. All are 0 nats
+        when every value is zero. ValueError: no value was seen.
         """
         seen = self._seen()
         counts, first = nonzero_counts(seen)
         end = first + counts.size
-        # A window holds something from the bin that is nearest to zero on.
-        nearest = max(first, -end, 0) + 1
-        reach = np.arange(nearest, max(-first, end, nearest) + 1, dtype=np.int64)
+        inner = max(first, -end, 0)  # bins between zero and the data
+        reach = np.arange(inner + 1, max(-first, end, inner + 1) + 1, dtype=np.int64)
         if self.symmetric:
             start, stop = -reach, reach
         else:
             start = np.maximum(-reach, min(first, 0))
             stop = np.minimum(reach, max(end, 0))
-        divergence = np.zeros(reach.size, dtype=np.float64)
-        if seen.minimum == seen.maximum == 0.0:
-            return start * seen.width, stop * seen.width, divergence
+        # As many bins as levels, and half as many where the data are (all may be far from zero).
+        begin, close = np.clip(start - first, 0, counts.size), np.clip(stop - first, 0, counts.size)
+        wide = (stop - start >= self.levels) & (close - begin >= self.levels // 2)
+        running = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(counts)])
+        inside = running[close] - running[begin]
+        narrowest = int(np.argmax(wide)) if wide.any() else reach.size - 1
+        narrowest = int(np.argmax(inside == inside[narrowest]))
+        start, stop = start[narrowest:], stop[narrowest:]
+        divergence = np.zeros(start.size, dtype=np.float64)
         rows = max(1, BLOCK // (self.levels + 1))
-        for row in range(0, reach.size, rows):
+        for row in range(0, start.size if counts.any() else 0, rows):
             block = slice(row, row + rows)
             divergence[block] = divergences(counts, first, start[block], stop[block], self.levels)
-        return start * seen.width, stop * seen.width, divergence
+        low = np.multiply(start, seen.width, dtype=np.float64)
+        high = np.multiply(stop, seen.width, dtype=np.float64)
+        return low, high, divergence
 
 
 def divergences(
@@ -478,7 +490,8 @@ def divergences(
 
     ``counts`` int64 (n,), the first and the last not zero, from bin ``first`` on. ``start < stop``
     int64 (windows,), in bins; they may reach past ``counts``, and a window of a single bin has
-    values outside on one side at most. Returns float64 (windows,).
+    values outside on one side at most. Returns float64 (windows,),
+    infinity for a window that holds nothing.
 
     The sums over bins come from running sums, so that a window costs ``levels`` steps, not its
     number of bins: in ``sum p log p`` only the end bins depend on the window, and ``log q`` is
@@ -559,7 +572,7 @@ class Mse(HistogramObserver):
         if self.symmetric:  # one free end: the axis of lo is the point 0, and stands for -hi
             minimum, maximum = max(minimum, -maximum, 0.0), max(-minimum, maximum)
         points = self.GRID if minimum < 0.0 < maximum else 4 * self.GRID
-        lows = -coarse_scale(-maximum, -minimum, points)  # 0 alone unless minimum < 0
+        lows = 0.0 - coarse_scale(-maximum, -minimum, points)  # 0 alone unless minimum < 0
         highs = coarse_scale(minimum, maximum, points)
         edges, steps = density_steps(seen)
 
@@ -587,8 +600,146 @@ class Mse(HistogramObserver):
                 axis_low = finer_scale(axis_low, row, self.REFINED)
                 axis_high = finer_scale(axis_high, column, self.REFINED)
                 table = errors(axis_low, axis_high)
-                row, column = np.unravel_index(np.argmin(table), table.shape)
+                row, column = divmod(int(np.argmin(table)), axis_high.size)
         low, high = best
         return self._within_data(low * width, high * width)
 
 
+def coarse_scale(near: float, far: float, points: int) -> NDArray[np.float64]:
+    """Where an end of the range may lie: up to ``2 * points`` ascending distances from zero.
+
+    ``near`` and ``far`` bound the magnitudes of the data on that side, in bins. The last distance
+    is ``far``; without data on that side (``far <= 0``) zero is the only one.
+    """
+    if far <= 0.0:
+        return np.zeros(1, dtype=np.float64)
+    geometric = np.geomspace(min(0.5, far), far, points)  # below a bin nothing is known
+    linear = np.linspace(max(near, 0.0), far, points)
+    scale = np.unique(np.concatenate([geometric[:-1], linear[linear > 0.0]]))
+    return scale[scale <= far]
+
+
+def finer_scale(axis: NDArray[np.float64], index: int, points: int) -> NDArray[np.float64]:
+    """``points`` equal steps between the neighbours of ``axis[index]``; one point stays one."""
+    if axis.size == 1:
+        return axis
+    return np.linspace(axis[max(index - 1, 0)], axis[min(index + 1, axis.size - 1)], points)
+
+
+def spacing(axis: NDArray[np.float64]) -> float:
+    """The largest step of ``axis``, 0 if it is a single point."""
+    return float(np.abs(np.diff(axis)).max(initial=0.0))
+
+
+def local_minima(table: NDArray[np.float64], at_most: int) -> list[tuple[int, int]]:
+    """Indices of the entries of ``table`` (2-d) no neighbour is below, lowest entries first."""
+    rows, columns = table.shape
+    padded = np.pad(table, 1, constant_values=np.inf)
+    lowest = np.full(table.shape, np.inf)
+    for i in range(3):
+        for j in range(3):
+            lowest = np.minimum(lowest, padded[i : i + rows, j : j + columns])
+    found = np.argwhere(table == lowest)
+    order = np.argsort(table[found[:, 0], found[:, 1]], kind="stable")
+    return [(int(i), int(j)) for i, j in found[order[:at_most]]]
+
+
+def density_steps(
+    histogram: Histogram,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The histogram as a staircase: edges, in bins, and by how much the density falls at each.
+
+    Both float64 (edges,). Density is the count per bin width of the values that are not zero. The
+    end bins reach only to the minimum and the maximum; edges where nothing changes are left out.
+    """
+    thinnest = 2.0**-10  # of a bin: an end bin with its only value on its edge
+    counts, first = nonzero_counts(histogram)
+    edges = first + np.arange(counts.size + 1, dtype=np.float64)
+    edges[0] = min(max(edges[0], histogram.minimum / histogram.width), edges[1] - thinnest)
+    edges[-1] = max(min(edges[-1], histogram.maximum / histogram.width), edges[-2] + thinnest)
+    density = counts / np.diff(edges)
+    falls = -np.diff(density, prepend=0.0, append=0.0)
+    changes = falls != 0.0
+    return edges[changes], falls[changes]
+
+
+def squared_errors(
+    low: NDArray[np.float64],
+    high: NDArray[np.float64],
+    edges: NDArray[np.float64],
+    falls: NDArray[np.float64],
+    levels: int,
+    symmetric: bool,
+) -> NDArray[np.float64]:
+    """Summed squared quantization errors of candidate ranges, in squared bins.
+
+    ``low <= 0 <= high``, not both zero, float64 (ranges,), in bins; ``edges`` and ``falls`` from
+    ``density_steps``. Returns float64 (ranges,).
+
+    With the scale s as the unit, the nearest code to y is m = round(y), clipped to the codes there
+    are, and the integral of (y - m)**2 from 0 to y is
+
+        G(y) = m / 12 + (y - m)**3 / 3
+
+    both inside the range (each whole cell gives 1/12) and, m standing still, outside. The sum over
+    bins of density * (G(right) - G(left)) is the sum over edges of G * (fall of the density).
+    """
+    scale = (high - low) / (levels - 1)
+    zero_point = np.rint(-low / scale)
+    if symmetric:  # (levels - 1) / 2 was rounded, a tie when levels is even
+        zero_point[:] = levels // 2
+    result = np.empty(scale.shape, dtype=np.float64)
+    rows = max(1, BLOCK // edges.size)
+    for row in range(0, scale.size, rows):
+        block = slice(row, row + rows)
+        rest = edges / scale[block, None]  # y, (ranges, edges)
+        code = np.rint(rest)
+        np.maximum(code, -zero_point[block, None], out=code)
+        np.minimum(code, levels - 1 - zero_point[block, None], out=code)
+        rest -= code
+        result[block] = (code @ falls) / 12.0
+        cube = np.multiply(rest, rest, out=code)
+        cube *= rest
+        result[block] += (cube @ falls) / 3.0
+    return result * scale**3
+
+
+class ObserverFactory(Protocol):
+    """Makes an observer; the classes here and a ``functools.partial`` of them are factories."""
+
+    def __call__(self, *, levels: int, symmetric: bool) -> Observer: ...
+
+
+OBSERVERS: dict[str, ObserverFactory] = {
+    "minmax": MinMax,
+    "moving_average": MovingAverage,
+    "percentile": Percentile,
+    "entropy": Entropy,
+    "mse": Mse,
+}
+
+
+def make_observer(
+    spec: str | ObserverFactory | Observer, *, levels: int, symmetric: bool
+) -> Observer:
+    """A fresh observer for one tensor.
+
+    ``spec`` is a key of ``OBSERVERS``; or something to call with ``levels`` and ``symmetric``, for
+    instance ``functools.partial(Percentile, percentile=99.9)``; or an observer, which is copied as
+    it stands (so one may serve as the pattern for many tensors) and keeps its own settings.
+
+    ValueError: an unknown name. TypeError: none of these, or the call returned no observer.
+    """
+    if isinstance(spec, str):
+        if spec not in OBSERVERS:
+            known = ", ".join(OBSERVERS)
+            raise ValueError(f"there is no observer named {spec!r}; there are {known}")
+        return OBSERVERS[spec](levels=levels, symmetric=symmetric)
+    if not isinstance(spec, type) and isinstance(spec, Observer):
+        return copy.deepcopy(spec)
+    if not callable(spec):
+        raise TypeError(f"{spec!r} is neither an observer's name, nor a factory, nor an observer")
+    made = spec(levels=levels, symmetric=symmetric)
+    if not isinstance(made, Observer):
+        raise TypeError(f"{spec!r} returned {made!r}, which has no update() and range()")
+    return made

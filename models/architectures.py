@@ -381,8 +381,9 @@ def randomize(module: nn.Module, seed: int, input_shape: tuple[int, ...] = (3, 2
     Weights are He-normal, biases and BatchNorm's affine parameters random. The running statistics
     are those of a batch of synthetic images, each disturbed by some 20 %, so that activations keep
     a standard deviation near 1 through any depth while no BatchNorm is close to the identity.
-    The last Linear is scaled and shifted so that over that batch each output has mean 0, and on
-    average standard deviation 1: the classes that win differ from image to image.
+    The last Linear, which must have a bias, is scaled and shifted so that over that batch each
+    output has mean 0 and, on average, standard deviation 1: the winning class differs from image
+    to image.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -411,7 +412,8 @@ def randomize(module: nn.Module, seed: int, input_shape: tuple[int, ...] = (3, 2
     images = torch.from_numpy(synthetic_images(16, input_shape, seed))
     module(images)
     for norm in norms:
-        assert norm.running_mean is not None and norm.running_var is not None
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
         deviation = norm.running_var.sqrt()
         norm.running_mean += 0.2 * deviation * normal(norm.running_mean)
         norm.running_var *= uniform(norm.running_var, 0.7, 1.4)

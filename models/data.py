@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,7 +119,7 @@ def _dataset(
 
 
 def _permutation(size: int) -> NDArray[np.int64]:
-    # RandomState, not default_rng: NumPy promises never to change what it draws.
+    # RandomState, not default_rng: NumPy promises never to change what it draws
     return np.random.RandomState(SPLIT_SEED).permutation(size).astype(np.int64)
 
 
@@ -132,7 +133,10 @@ def _normalise(
 
 def _read_idx(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """The uint8 array of a gzipped IDX file, which must have the given shape."""
-    data = gzip.decompress(path.read_bytes())
+    try:
+        data = gzip.decompress(path.read_bytes())
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path}: not a complete gzip file ({error})") from error
     header = bytes([0, 0, 8, len(shape)]) + b"".join(size.to_bytes(4, "big") for size in shape)
     if not data.startswith(header) or len(data) != len(header) + int(np.prod(shape)):
         raise ValueError(f"{path}: expected a gzipped IDX file of uint8 with shape {shape}")

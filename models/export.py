@@ -4,6 +4,8 @@ The command line gives an architecture seeded random weights. They classify noth
 sizes and the ranges of trained ones: enough to convert, compare backends, and measure speed.
 """
 
+# ruff: noqa: T201 - a command that prints its progress
+
 from __future__ import annotations
 
 import argparse
@@ -36,14 +38,18 @@ def export_onnx(
 ) -> None:
     """Write `module`, in eval mode, with input "input" (N, *input_shape) and output "output".
 
-    One file, weights inside, no trace of the machine that wrote it. `opset`: see OPSETS.
+    One file, weights inside, no trace of the machine that wrote it. `opset` None: that of OPSETS.
+    Raises ValueError for an opset below 18 with dynamo, which would write 18 all the same.
     """
+    opset = opset or OPSETS[exporter]
+    if exporter == "dynamo" and opset < 18:
+        raise ValueError(f"opset {opset}: torch's dynamo exporter writes 18 or later")
     module.eval()
     example = torch.from_numpy(synthetic_images(2, input_shape, seed=0))
     options: dict[str, Any] = {
         "input_names": ["input"],
         "output_names": ["output"],
-        "opset_version": opset or OPSETS[exporter],
+        "opset_version": opset,
         "dynamo": exporter == "dynamo",
     }
     if exporter == "dynamo":
@@ -75,7 +81,7 @@ def verify_onnx(module: nn.Module, path: Path, input_shape: tuple[int, ...]) -> 
         (actual,) = session.run(None, {"input": images})
         difference = np.abs(actual - expected).max() / np.abs(expected).max()
         worst = max(worst, float(difference))
-    if not worst < 1e-4:
+    if not worst < 1e-3:
         raise ValueError(f"{path}: onnxruntime differs from torch by {worst:.1e} of the output")
     return worst
 

@@ -4,7 +4,8 @@ No other file of the runtime rounds. Each formula has its number in `docs/quanti
 one family of these formulas; every op that rounds says in its field `numerics` which one it follows.
 
     integer   fixed point, no float between the first quantize and the last dequantize; ties go up
-    ort       onnxruntime on x86: float32 multipliers; ties go to even
+    ort       onnxruntime's quantized kernels on x86: float32 multipliers; ties go to even
+    onnx      the ONNX operators themselves: dequantize, the op in float32, quantize; ties go to even
 
 Shapes: scales and multipliers broadcast against the accumulator, whose last axis holds the channels.
 """
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 Array: TypeAlias = NDArray[Any]
 
-NUMERICS = ("integer", "ort")
+NUMERICS = ("integer", "ort", "onnx")
 
 
 # --- integer: fixed-point multipliers, ties up -------------------------------------------------------
@@ -108,6 +109,23 @@ REQUANTIZE: dict[str, Callable[[Array, Array, Array, Array, Array], Array]] = {
 }
 
 
+def fma(a: Array, b: Array, c: Array) -> Array:
+    """`a * b + c` of float32 rounded once to float32, as a fused multiply-add instruction does.
+
+    The product is exact in float64. The sum is rounded to float64 towards odd (its error decides the last bit), after
+    which rounding to float32 is as if the exact sum had been rounded.
+    """
+    product = np.float64(a) * np.float64(b)
+    addend = np.asarray(c, np.float64)
+    total = np.asarray(product + addend)
+    back = total - product
+    error = (product - (total - back)) + (addend - back)
+    bits = total.view(np.int64)
+    inexact_even = (error != 0) & (bits & 1 == 0)
+    towards = np.where((error > 0) == (total > 0), 1, -1)
+    return np.where(inexact_even, bits + towards, bits).view(np.float64).astype(np.float32)
+
+
 # --- sums, products and quotients of two codes --------------------------------------------------------
 #
 # Each takes codes a and b (8-bit, broadcast together) with what they stand for, and returns the codes of y, not yet
@@ -121,42 +139,27 @@ class Affine(NamedTuple):
     zero_point: Array
 
 
-ADD_SHIFT = (
-    20  # bits of fraction that `add_integer` keeps while it brings its operands to one scale
-)
+# Bits of fraction that `add_integer` keeps while it brings its operands to one scale.
+ADD_SHIFT = 20
 
 
-def add_integer(a: Array, b: Array, qa: Affine, qb: Affine, qy: Affine) -> Array:
-    """`a + b` in fixed point, as TFLite's ADD with single rounding: eq. (11). Returns int64.
+def add_integer(a: Array, b: Array, qa: Affine, qb: Affine, qy: Affine, sign: int = 1) -> Array:
+    """`a + sign * b` in fixed point, as TFLite's ADD and SUB with single rounding: eq. (11). Returns int64.
 
     Each difference is below 2**8 and is shifted left by 20; multipliers of at most 1/2 keep the sum below 2**29.
     """
     twice_max = 2.0 * np.float64(max(qa.scale, qb.scale))
-    a_scaled = _rescale(
-        (a.astype(np.int64) - qa.zero_point) << ADD_SHIFT, np.float64(qa.scale) / twice_max
-    )
-    b_scaled = _rescale(
-        (b.astype(np.int64) - qb.zero_point) << ADD_SHIFT, np.float64(qb.scale) / twice_max
-    )
-    return (
-        _rescale(a_scaled + b_scaled, twice_max / (2.0**ADD_SHIFT * np.float64(qy.scale)))
-        + qy.zero_point
-    )
+    one_scale = [
+        _rescale((codes.astype(np.int64) - q.zero_point) << ADD_SHIFT, q.scale / twice_max)
+        for codes, q in ((a, qa), (b, qb))
+    ]
+    total = one_scale[0] + sign * one_scale[1]
+    return _rescale(total, twice_max / (2.0**ADD_SHIFT * np.float64(qy.scale))) + qy.zero_point
 
 
 def sub_integer(a: Array, b: Array, qa: Affine, qb: Affine, qy: Affine) -> Array:
-    """`a - b`: eq. (11) with the second operand negated before it is rescaled. Returns int64."""
-    twice_max = 2.0 * np.float64(max(qa.scale, qb.scale))
-    a_scaled = _rescale(
-        (a.astype(np.int64) - qa.zero_point) << ADD_SHIFT, np.float64(qa.scale) / twice_max
-    )
-    b_scaled = _rescale(
-        (b.astype(np.int64) - qb.zero_point) << ADD_SHIFT, np.float64(qb.scale) / twice_max
-    )
-    return (
-        _rescale(a_scaled - b_scaled, twice_max / (2.0**ADD_SHIFT * np.float64(qy.scale)))
-        + qy.zero_point
-    )
+    """`a - b`: eq. (11), with the second operand negated after it is rescaled. Returns int64."""
+    return add_integer(a, b, qa, qb, qy, sign=-1)
 
 
 def mul_integer(a: Array, b: Array, qa: Affine, qb: Affine, qy: Affine) -> Array:
@@ -188,37 +191,51 @@ def _rescale(acc: Array, real: Array) -> Array:
 
 
 def add_ort(a: Array, b: Array, qa: Affine, qb: Affine, qy: Affine) -> Array:
-    """`a + b` as onnxruntime's QLinearAdd on x86: eq. (13). The zero point is added before rounding."""
-    real = dequantize(a, qa.scale, qa.zero_point) + dequantize(b, qb.scale, qb.zero_point)
-    return np.rint(real / np.float32(qy.scale) + np.float32(qy.zero_point))
+    """`a + b` as onnxruntime's QLinearAdd on x86: eq. (13). Returns float32 holding integers.
+
+    Raw codes go through two fused multiply-adds, everything else is folded into a constant, and the zero point is added
+    before rounding. Not symmetric: a is added last.
+    """
+    a_ratio = np.float32(qa.scale) / np.float32(qy.scale)
+    b_ratio = np.float32(qb.scale) / np.float32(qy.scale)
+    offset = fma(a_ratio, np.float32(qa.zero_point), b_ratio * np.float32(qb.zero_point))
+    constant = np.float32(qy.zero_point) - offset
+    return np.rint(fma(a.astype(np.float32), a_ratio, fma(b.astype(np.float32), b_ratio, constant)))
 
 
 def mul_ort(a: Array, b: Array, qa: Affine, qb: Affine, qy: Affine) -> Array:
     """`a * b` as onnxruntime's QLinearMul on x86: eq. (14). The zero point is added before rounding."""
-    real = dequantize(a, qa.scale, qa.zero_point) * dequantize(b, qb.scale, qb.zero_point)
-    return np.rint(real / np.float32(qy.scale) + np.float32(qy.zero_point))
+    product = (a.astype(np.int32) - qa.zero_point) * (b.astype(np.int32) - qb.zero_point)
+    multiplier = np.float32(qa.scale) * np.float32(qb.scale) / np.float32(qy.scale)
+    return np.rint(product.astype(np.float32) * multiplier + np.float32(qy.zero_point))
 
 
-def sub_ort(a: Array, b: Array, qa: Affine, qb: Affine, qy: Affine) -> Array:
-    """`a - b` in float32 between dequantize and quantize, as onnxruntime leaves it: eq. (15)."""
-    return quantize(
-        dequantize(a, qa.scale, qa.zero_point) - dequantize(b, qb.scale, qb.zero_point),
-        qy.scale,
-        qy.zero_point,
-    )
+def add_onnx(a: Array, b: Array, qa: Affine, qb: Affine, qy: Affine) -> Array:
+    """`a + b` in float32 between dequantize and quantize: eq. (15)."""
+    return quantize(dequantize(a, *qa) + dequantize(b, *qb), *qy)
 
 
-def div_ort(a: Array, b: Array, qa: Affine, qb: Affine, qy: Affine) -> Array:
-    """`a / b` in float32 between dequantize and quantize, as onnxruntime leaves it: eq. (15)."""
+def mul_onnx(a: Array, b: Array, qa: Affine, qb: Affine, qy: Affine) -> Array:
+    """`a * b` in float32 between dequantize and quantize: eq. (15)."""
+    return quantize(dequantize(a, *qa) * dequantize(b, *qb), *qy)
+
+
+def sub_onnx(a: Array, b: Array, qa: Affine, qb: Affine, qy: Affine) -> Array:
+    """`a - b` in float32 between dequantize and quantize: eq. (15)."""
+    return quantize(dequantize(a, *qa) - dequantize(b, *qb), *qy)
+
+
+def div_onnx(a: Array, b: Array, qa: Affine, qb: Affine, qy: Affine) -> Array:
+    """`a / b` in float32 between dequantize and quantize: eq. (15)."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        real = dequantize(a, qa.scale, qa.zero_point) / dequantize(b, qb.scale, qb.zero_point)
-    return quantize(real, qy.scale, qy.zero_point)
+        real = dequantize(a, *qa) / dequantize(b, *qb)
+    return quantize(real, *qy)
 
 
-ADD = {"integer": add_integer, "ort": add_ort}
-SUB = {"integer": sub_integer, "ort": sub_ort}
-MUL = {"integer": mul_integer, "ort": mul_ort}
-DIV = {"integer": div_integer, "ort": div_ort}
+ADD = {"integer": add_integer, "ort": add_ort, "onnx": add_onnx}
+SUB = {"integer": sub_integer, "onnx": sub_onnx}
+MUL = {"integer": mul_integer, "ort": mul_ort, "onnx": mul_onnx}
+DIV = {"integer": div_integer, "onnx": div_onnx}
 
 
 # --- between floats and codes ------------------------------------------------------------------------
@@ -227,15 +244,14 @@ DIV = {"integer": div_integer, "ort": div_ort}
 def quantize(x: Array, scale: Array, zero_point: Array) -> Array:
     """float32 to codes, not yet clamped: `rint(x / scale) + zero_point`, ties to even: eq. (1).
 
-    ONNX's QuantizeLinear, and the edge of every model that nprt quantizes. NaN has no code and maps to the
-    zero point.
+    ONNX's QuantizeLinear, and the edge of every model that nprt quantizes. NaN becomes the least code.
 
     Returns:
         float32 holding integers, or infinities that the clamp brings to the end codes.
     """
     with np.errstate(over="ignore"):
         codes = np.rint(np.asarray(x, np.float32) / np.float32(scale))
-    return np.where(np.isnan(codes), np.float32(0), codes) + np.float32(zero_point)
+    return np.where(np.isnan(codes), -np.float32(np.inf), codes) + np.float32(zero_point)
 
 
 def dequantize(codes: Array, scale: Array, zero_point: Array) -> Array:
@@ -267,3 +283,137 @@ def scale_back_ort(acc: Array, x_scale: Array, w_scale: Array, bias: Array | Non
     """int32 sums to float32 as onnxruntime's DynamicQuantizeMatMul: eq. (10)."""
     real = acc.astype(np.float32) * (np.float32(x_scale) * np.float32(w_scale))
     return real if bias is None else real + bias
+
+
+# --- means --------------------------------------------------------------------------------------------
+
+
+def average_integer(acc: Array, count: Array) -> Array:
+    """Mean of raw codes, ties away from zero: eq. (20), TFLite's and CMSIS-NN's AVERAGE_POOL_2D.
+
+    Args:
+        acc: int64, sum of `count` codes; x and y have one scale and zero point.
+        count: int64, >= 1.
+
+    Returns:
+        int64, a code of y.
+    """
+    return np.sign(acc) * ((np.abs(acc) + count // 2) // count)
+
+
+def mean_integer(
+    acc: Array, count: Array, x_scale: Array, y_scale: Array, y_zero_point: Array
+) -> Array:
+    """Mean in fixed point, rounded once, ties up: eq. (21). Not yet clamped.
+
+    Args:
+        acc: int64, |acc| <= 2**31, sum of `count` differences `code - zero_point`.
+        count: int64, >= 1.
+
+    Returns:
+        int64.
+    """
+    real = np.float64(x_scale) / (np.float64(y_scale) * count)
+    return _rescale(acc, real) + y_zero_point
+
+
+def mean_ort(acc: Array, count: Array, x_scale: Array, y_scale: Array, y_zero_point: Array) -> Array:
+    """`mean_integer` in float32, as onnxruntime's QLinearGlobalAveragePool on x86: eq. (22)."""
+    multiplier = np.float32(x_scale) / (np.float32(y_scale) * np.float32(count))
+    return np.rint(acc.astype(np.float32) * multiplier) + np.float32(y_zero_point)
+
+
+MEAN: dict[str, Callable[[Array, Array, Array, Array, Array], Array]] = {
+    "integer": mean_integer,
+    "ort": mean_ort,
+}
+
+
+def average_pool_ort(total: Array, count: Array, y_scale: Array, y_zero_point: Array) -> Array:
+    """Mean as onnxruntime's QLinearAveragePool: eq. (23). The zero point is added before rounding. Not yet clamped.
+
+    Args:
+        total: float32, sum of `count` dequantized elements in row-major order of the window.
+        count: int64, >= 1.
+
+    Returns:
+        float32 holding integers.
+    """
+    mean = total / count.astype(np.float32)
+    return np.rint(mean / np.float32(y_scale) + np.float32(y_zero_point))
+
+
+# --- softmax ------------------------------------------------------------------------------------------
+
+EXP_BITS = 23  # bits of fraction in the table of exp; a sum of 2**31 entries stays below 2**54
+
+
+def exp_table(x_scale: Array) -> Array:
+    """`exp(-x_scale * d) * 2**23` for d = 0 .. 255, rounded, ties up: eq. (24). int32 (256,)."""
+    distance = np.arange(256, dtype=np.float64)
+    return np.floor(np.exp(-np.float64(x_scale) * distance) * 2.0**EXP_BITS + 0.5).astype(np.int32)
+
+
+def softmax_integer(e: Array, axis: int) -> Array:
+    """`e / sum(e)` in steps of 1/256, ties up: eq. (25).
+
+    Args:
+        e: int32 in [0, 2**23], entries of `exp_table`, with at least one 2**23 along `axis`.
+
+    Returns:
+        int64 in [0, 256]; the caller clamps 256 to 255.
+    """
+    e = e.astype(np.int64)
+    total = e.sum(axis=axis, keepdims=True)
+    return (512 * e + total) // (2 * total)
+
+
+def exp_table_ort(x_scale: Array, length: int) -> Array:
+    """`exp(-x_scale * d)` for d = 0 .. 255, enlarged as onnxruntime's QLinearSoftmax does it: eq. (26).
+
+    Args:
+        length: how many entries are summed; the enlarged sum fits in float32.
+
+    Returns:
+        float32 (256,).
+    """
+    room = np.log(np.float64(np.finfo(np.float32).max / np.float32(length)))
+    shift = np.maximum(0.0, room - 5.0) / np.float64(x_scale)
+    index = 255.0 - np.arange(256, dtype=np.float64)
+    return np.exp((index - 255.0 + shift) * np.float64(x_scale)).astype(np.float32)
+
+
+def softmax_ort(e: Array, axis: int, y_scale: Array, y_zero_point: Array) -> Array:
+    """`e / sum(e)` as onnxruntime's QLinearSoftmax: eq. (27). Not yet clamped.
+
+    Args:
+        e: float32, entries of `exp_table_ort`; summed in order along `axis`.
+
+    Returns:
+        float32 holding integers.
+    """
+    total = np.take(np.add.accumulate(e, axis=axis, dtype=np.float32), [-1], axis=axis)
+    levels = np.floor(np.float32(1) / np.float32(y_scale))
+    with np.errstate(over="ignore"):
+        return np.rint(e * levels / total) + np.float32(y_zero_point)
+
+
+# --- interpolation ------------------------------------------------------------------------------------
+
+WEIGHT_BITS = 11  # bits of fraction in a weight: codes times the weights of two axes stay below 2**31
+
+
+def interpolation_weight(fraction: Array) -> Array:
+    """A float32 weight in [0, 1] in steps of 2**-11, ties up: eq. (28). int64 in [0, 2**11]."""
+    return np.floor(fraction * np.float32(2**WEIGHT_BITS) + np.float32(0.5)).astype(np.int64)
+
+
+def interpolate_integer(acc: Array, axes: int) -> Array:
+    """Sum of codes times the weights of `axes` axes, to codes, ties up: eq. (29). int64 to int64, a code of x."""
+    shift = WEIGHT_BITS * axes
+    return (acc + (1 << (shift - 1))) >> shift
+
+
+def interpolate_ort(total: Array) -> Array:
+    """Float sum of weighted codes to codes, cut towards zero, as onnxruntime's Resize on 8-bit tensors: eq. (30)."""
+    return np.trunc(total)

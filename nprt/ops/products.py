@@ -77,6 +77,8 @@ class ProductOp(Op):
             rules.require_dtype("x", x, "int8", "uint8")
             rules.require_dtype("w", w, "int8", "uint8")
         else:
+            if self.numerics not in rounding.REQUANTIZE:
+                rules.reject(f"numerics {self.numerics!r} has no {self.name}")
             rules.require_codes("x", x)
             rules.require_codes("y", y)
             if not w.is_codes:

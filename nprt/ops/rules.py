@@ -83,3 +83,35 @@ def broadcast(a: Shape, b: Shape) -> Shape:
         if p != q and p != 1 and q != 1:
             raise ShapeError(f"shapes {list(a)} and {list(b)} do not broadcast")
     return tuple(q if p == 1 else p for p, q in zip(padded_a, padded_b, strict=True))
+
+
+def require_per_tensor(what: str, type: TensorType) -> None:
+    """Any dtype; if quantized, with one scale and zero point."""
+    if type.quant is not None and type.quant.axis is not None:
+        raise QuantizationError(f"{what} {type} is quantized per channel; expected per tensor")
+
+
+def require_real(what: str, type: TensorType) -> None:
+    """float32, or 8-bit codes with one scale and zero point."""
+    if not type.is_float:
+        require_codes(what, type)
+
+
+def require_alike(what: str, type: TensorType, other_what: str, other: TensorType) -> None:
+    """The same dtype and the same quantization."""
+    if (type.dtype, type.quant) != (other.dtype, other.quant):
+        raise QuantizationError(
+            f"{what} {type} and {other_what} {other} differ in dtype or quantization"
+        )
+
+
+def require_choice(what: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ModelError(f"{what}={value!r} is not one of {', '.join(choices)}")
+
+
+def broadcast_alike(a: TensorType, b: TensorType) -> TensorType:
+    """The type of an elementwise result that keeps the dtype and quantization its two operands have in common."""
+    require_per_tensor("a", a)
+    require_alike("a", a, "b", b)
+    return a.with_shape(broadcast(a.shape, b.shape))

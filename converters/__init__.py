@@ -1,0 +1,8 @@
+"""Converters: models of other frameworks in, `nprt.Model` out. Needs the extra `nprt[onnx]`."""
+
+from __future__ import annotations
+
+from nprt.converters.from_onnx import from_onnx
+from nprt.converters.quantize import LayerConfig, QuantizationConfig
+
+__all__ = ["LayerConfig", "QuantizationConfig", "from_onnx"]

@@ -1,0 +1,1 @@
+"""The ONNX operators: how each becomes ops of the graph."""

@@ -1,0 +1,86 @@
+"""average_pool: the mean of each window."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import numpy as np
+
+from nprt import rounding
+from nprt.ir import Array, Tensor, TensorType
+from nprt.ops import rules
+from nprt.ops.pooling import PoolOp
+from nprt.ops.products import largest_difference
+
+
+@dataclass(frozen=True, kw_only=True)
+class AveragePool(PoolOp):
+    """`y[n, p, c] = mean(x[n, p * stride + t * dilation - before, c])` over the taps t that fall on x.
+
+    Values:
+        x: (batch, *spatial, channels), with 1, 2 or 3 spatial axes: codes quantized per tensor, or float32.
+        y: (batch, *out, channels): codes quantized per tensor, or float32 with float32 x.
+
+    Fields:
+        kernel, stride, dilation, padding, ceil_mode: see `PoolOp`.
+        include_padding: taps on the padding count as zeros (the zero point, in codes); otherwise they do not count.
+        clamp: the least and the greatest code of y, for a fused activation; None for the whole dtype.
+        numerics: `integer` is the mean of the raw codes, eq. (20), where x and y are alike in dtype and quantization, and
+            the rescaled sum of the differences, eq. (21), where they are not. `ort` is eq. (23); there, with
+            include_padding, taps that hang over the end count as well.
+    """
+
+    name = "average_pool"
+    INPUTS = ("x",)
+
+    include_padding: bool = False
+    clamp: tuple[int, int] | None = None
+    numerics: str = "integer"
+
+    def type_rule(self, y: TensorType, x: TensorType) -> TensorType:
+        rules.require_numerics(self.numerics)
+        rules.require_clamp(self.clamp, y)
+        rules.require_real("x", x)
+        rules.require_real("y", y)
+        if x.is_float or y.is_float:
+            rules.require_alike("x", x, "y", y)
+        return y.with_shape(self.output_shape(x))
+
+    def reference(self, y: TensorType, x: Tensor) -> Array:
+        count = self._count(y, x)
+        if y.is_float:
+            view = self.windows(x.data, y.shape, 0)
+            total = view.sum(axis=self.window_axes(), dtype=np.float64)
+            return (total / count).astype(np.float32)
+        codes = self._ort(y, x, count) if self.numerics == "ort" else self._integer(y, x, count)
+        low, high = self.clamp or y.code_range
+        return np.clip(codes, low, high).astype(y.numpy)
+
+    def _count(self, y: TensorType, x: Tensor) -> Array:
+        """How many elements each window averages: (*out, 1) int64."""
+        counts = self.tap_counts(x.data.shape, y.shape, include_padding=self.include_padding)
+        return reduce(np.multiply.outer, counts)[..., np.newaxis]
+
+    def _integer(self, y: TensorType, x: Tensor, count: Array) -> Array:
+        zero_point = x.type.zero_point
+        differences = self.windows(x.data.astype(np.int32) - zero_point, y.shape, 0)
+        acc = differences.sum(axis=self.window_axes(), dtype=np.int64)
+        if (x.type.dtype, x.type.quant) == (y.dtype, y.quant):
+            return rounding.average_integer(acc + count * zero_point, count)
+        return rounding.mean_integer(acc, count, x.type.scale, y.scale, y.zero_point)
+
+    def _ort(self, y: TensorType, x: Tensor, count: Array) -> Array:
+        view = self.windows(x.real(), y.shape, 0)
+        if self.include_padding:
+            count = np.full_like(count, math.prod(self.kernel))
+        total = np.zeros(tuple(map(int, y.shape)), np.float32)
+        for tap in np.ndindex(self.kernel):  # in this order: a float32 sum depends on it
+            at = (..., *tap, slice(None))
+            total += view[at]
+        return rounding.average_pool_ort(total, count, y.scale, y.zero_point)
+
+    def accumulator_bound(self, y: Any, x: Any) -> int | None:
+        return None if y.is_float else math.prod(self.kernel) * largest_difference(x)

@@ -1,0 +1,35 @@
+"""max_pool: the greatest element of each window."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from nprt.ir import Array, Tensor, TensorType
+from nprt.ops import rules
+from nprt.ops.pooling import PoolOp
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaxPool(PoolOp):
+    """`y[n, p, c] = max(x[n, p * stride + t * dilation - before, c])` over the taps t that fall on x.
+
+    Values:
+        x: (batch, *spatial, channels), with 1, 2 or 3 spatial axes: codes quantized per tensor, or float32.
+        y: (batch, *out, channels), of x's dtype and quantization.
+
+    Fields:
+        kernel, stride, dilation, padding, ceil_mode: see `PoolOp`. Padding never wins.
+    """
+
+    name = "max_pool"
+    INPUTS = ("x",)
+
+    def type_rule(self, y: TensorType, x: TensorType) -> TensorType:
+        rules.require_real("x", x)
+        return x.with_shape(self.output_shape(x))
+
+    def reference(self, y: TensorType, x: Tensor) -> Array:
+        least = -np.inf if x.is_float else x.type.code_range[0]
+        return self.windows(x.data, y.shape, least).max(axis=self.window_axes())

@@ -1,0 +1,50 @@
+"""What global_average_pool and reduce_mean share: the mean over whole axes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from nprt import rounding
+from nprt.ir import Array, Shape, Tensor, TensorType
+from nprt.ops import rules
+from nprt.ops.products import largest_difference
+
+
+def mean_shape(x: TensorType, axes: tuple[int, ...], keepdims: bool) -> Shape:
+    """x's shape without `axes`, or with 1 in their place."""
+    shape = [1 if axis in axes else dim for axis, dim in enumerate(x.shape)]
+    return tuple(dim for axis, dim in enumerate(shape) if keepdims or axis not in axes)
+
+
+def check_mean(y: TensorType, x: TensorType, axes: tuple[int, ...], numerics: str) -> None:
+    """Both float32 or both codes, and sizes that are known where codes are summed, so that the sum can be bounded."""
+    rules.require_numerics(numerics)
+    rules.require_real("x", x)
+    rules.require_real("y", y)
+    if x.is_float or y.is_float:
+        rules.require_alike("x", x, "y", y)
+    for axis in axes:
+        if not (x.is_float and isinstance(x.shape[axis], str)):
+            rules.require_positive(f"axis {axis}", (rules.known(f"axis {axis}", x.shape[axis]),), 1)
+
+
+def mean(y: TensorType, x: Tensor, axes: tuple[int, ...], numerics: str) -> Array:
+    """The mean over `axes`, in the shape of y: float32, or codes by eq. (21) or (22)."""
+    if y.is_float:
+        return x.data.mean(axis=axes, dtype=np.float64).astype(np.float32).reshape(y.shape)
+    count = np.int64(math.prod(x.data.shape[axis] for axis in axes))
+    differences = x.data.astype(np.int32) - x.type.zero_point
+    acc = differences.sum(axis=axes, dtype=np.int64)
+    codes = rounding.MEAN[numerics](acc, count, x.type.scale, y.scale, y.zero_point)
+    return np.clip(codes, *y.code_range).astype(y.numpy).reshape(y.shape)
+
+
+def mean_bound(x: TensorType | Tensor, axes: tuple[int, ...]) -> int | None:
+    """The largest |sum| of codes over `axes`."""
+    type = x.type if isinstance(x, Tensor) else x
+    if type.is_float:
+        return None
+    count = math.prod(rules.known(f"axis {axis}", type.shape[axis]) for axis in axes)
+    return count * largest_difference(type)

@@ -1,0 +1,91 @@
+"""softmax: a distribution along one axis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nprt import rounding
+from nprt.errors import QuantizationError, ShapeError
+from nprt.ir import Array, Op, QuantParams, Tensor, TensorType
+from nprt.ops import rules
+
+TABLE_DTYPES = {"integer": "int32", "ort": "float32"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Softmax(Op):
+    """`y = exp(x) / sum(exp(x))`, the sum running along `axis`.
+
+    Values:
+        x: codes quantized per tensor, or float32.
+        table: for codes, a constant (256,): entry d stands for exp(-x_scale * d), where d is how far a code is below
+            the greatest along `axis`. `rounding.exp_table` (int32) with numerics `integer`, `rounding.exp_table_ort`
+            (float32) with `ort`.
+        y: of x's shape. With float32 x, float32. With codes, codes quantized per tensor; with numerics `integer`, of
+            scale 1/256 and the least code as zero point, so that code `least + k` is k/256 and 1 becomes 255/256.
+
+    Fields:
+        axis: in [0, rank).
+        numerics: which formula gives the codes: `integer` is eq. (25), `ort` eq. (27).
+    """
+
+    name = "softmax"
+    INPUTS = ("x", "table?")
+
+    axis: int
+    numerics: str = "integer"
+
+    def type_rule(
+        self, y: TensorType, x: TensorType, table: TensorType | None = None
+    ) -> TensorType:
+        rules.require_numerics(self.numerics)
+        rules.require_real("x", x)
+        axis = rules.normalized_axis(self.axis, x.rank)
+        if x.shape[axis] == 0:
+            raise ShapeError(f"x {x} has nothing along axis {axis}")
+        if x.is_float:
+            if table is not None:
+                rules.reject(f"table {table} given, but x {x} is not codes")
+            return x
+        rules.require_codes("y", y)
+        dtype = TABLE_DTYPES[self.numerics]
+        if table is None or (table.dtype, table.shape) != (dtype, (256,)):
+            rules.reject(f"table {table} is not {dtype} of shape [256]")
+        least, _ = y.code_range
+        if self.numerics == "integer" and y.quant != QuantParams.of(1 / 256, least):
+            raise QuantizationError(f"y {y} does not have scale 1/256 and zero point {least}")
+        return y.with_shape(x.shape)
+
+    def reference(self, y: TensorType, x: Tensor, table: Tensor | None = None) -> Array:
+        if table is None:
+            return softmax(x.data.astype(np.float64), self.axis).astype(np.float32)
+        least, _ = x.type.code_range
+        codes = x.data.astype(np.int16)
+        greatest = codes.max(axis=self.axis, keepdims=True, initial=least)
+        e = np.take(table.data, greatest - codes)
+        if self.numerics == "ort":
+            out = rounding.softmax_ort(e, self.axis, y.scale, y.zero_point)
+        else:
+            out = rounding.softmax_integer(e, self.axis) + y.zero_point
+        return np.clip(out, *y.code_range).astype(y.numpy)
+
+    def accumulator_bound(self, y: Any, x: Any, table: Any = None) -> int | None:
+        """None, for the sum is int64 or float32; but a table must not lead to a division by zero."""
+        if table is None:
+            return None
+        if not isinstance(table, Tensor):
+            rules.reject(f"table {table} is not a constant")
+        e = table.data
+        top = 2**rounding.EXP_BITS if self.numerics == "integer" else e[0]
+        if not (e[0] == top > 0 and np.isfinite(top) and np.all((e >= 0) & (e <= top))):
+            rules.reject("table does not fall from its first entry, exp(0), towards 0")
+        return None
+
+
+def softmax(x: Array, axis: int) -> Array:
+    """On real numbers. Subtracting the greatest keeps exp from overflowing and changes nothing else."""
+    e = np.exp(x - x.max(axis=axis, keepdims=True, initial=-np.inf))
+    return e / e.sum(axis=axis, keepdims=True)
