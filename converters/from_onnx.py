@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-
 from nprt.converters.graph import Graph
 from nprt.converters.onnx_ops.importer import Importer, Node
 from nprt.converters.onnx_ops.table import IMPORTERS
@@ -62,7 +61,11 @@ def from_onnx(
     origin = Origin(
         producer=f"nprt {__version__}",
         framework=f"onnx opset {opset_of(proto, name)}"
-        + (f", {proto.producer_name} {proto.producer_version}".rstrip() if proto.producer_name else ""),
+        + (
+            f", {proto.producer_name} {proto.producer_version}".rstrip()
+            if proto.producer_name
+            else ""
+        ),
         engine="onnxruntime x86" if traits.quantized else "",
     )
     return convert(
@@ -95,8 +98,12 @@ def read_proto(source: Any) -> tuple[onnx.ModelProto, str]:
         return onnx.load_model(os.fspath(source)), name
     except OSError:
         raise
-    except Exception as error:  # protobuf raises its own DecodeError, which this package does not depend on
-        raise ModelFormatError(f"{name}: not an ONNX model ({type(error).__name__}: {error})") from error
+    except (
+        Exception
+    ) as error:  # protobuf raises its own DecodeError, which this package does not depend on
+        raise ModelFormatError(
+            f"{name}: not an ONNX model ({type(error).__name__}: {error})"
+        ) from error
 
 
 def opset_of(proto: onnx.ModelProto, name: str) -> int:
@@ -118,15 +125,19 @@ def import_graph(
     importer.read_inputs(proto.graph, input_shapes)
     for proto_node in proto.graph.node:
         node = Node(proto_node)
-        translate = IMPORTERS.get(node.op_type if node.domain in ("", "ai.onnx") else node.qualified_name)
+        translate = IMPORTERS.get(
+            node.op_type if node.domain in ("", "ai.onnx") else node.qualified_name
+        )
         if importer.is_blocked(node):
             importer.block(node)  # what it reads could not be translated, which is already reported
             continue
         if translate is None:
             importer.report(node, "this operator is not supported")
             continue
+        before = len(importer.graph.ops)
         try:
             translate(importer, node)
+            importer.label(before, node)
             unread = node.unread_attributes()
             if unread:
                 importer.report(node, f"attributes {unread} are not supported")
@@ -136,5 +147,3 @@ def import_graph(
         raise UnsupportedOpError(name, importer.problems)
     importer.bind_outputs(proto.graph)
     return importer.graph, importer.traits
-
-

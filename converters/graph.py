@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,9 @@ from nprt.ir import Array, Model, Op, Origin, QuantParams, TensorType
 from nprt.ops.reshape import Reshape
 
 FLOAT = TensorType("float32", ())
+
+# Stands in a value's name between the value it was derived from and what was done, as in "conv1~nhwc".
+DERIVED = "~"
 
 
 class Graph:
@@ -30,6 +33,9 @@ class Graph:
         self.types: dict[str, TensorType] = {}
         self.constants: dict[str, Array] = {}
         self.ops: list[Op] = []
+        self.labels: dict[
+            str, frozenset[str]
+        ] = {}  # the names of the source nodes behind each value
         self._fresh: Counter[str] = Counter()
 
     # --- building -------------------------------------------------------------------------------------
@@ -39,7 +45,7 @@ class Graph:
         name = base
         while name in self.types:
             self._fresh[base] += 1
-            name = f"{base}.{self._fresh[base]}"
+            name = f"{base}{DERIVED}{self._fresh[base]}"
         return name
 
     def input(self, name: str, type: TensorType) -> None:
@@ -102,12 +108,12 @@ class Graph:
         changed = False
         for op in rewriter.old_ops:
             op = rewriter.current(op)
+            rewriter.label = self.labels.get(op.outputs[0], frozenset())
             if rule(rewriter, op):
                 changed = True
             else:
                 rewriter.emit(op)
         rewriter.finish()
-        self.sweep()
         return changed
 
     def sweep(self) -> None:
@@ -122,38 +128,57 @@ class Graph:
         alive = needed.union(self.inputs, *(op.outputs for op in self.ops))
         self.types = {name: type for name, type in self.types.items() if name in alive}
         self.constants = {name: a for name, a in self.constants.items() if name in alive}
+        self.labels = {name: label for name, label in self.labels.items() if name in alive}
 
     # --- freezing -------------------------------------------------------------------------------------
 
     def to_model(self, origin: Origin | None = None) -> Model:
-        """The checked model. Constants get names that can be file names; equal constants become one."""
+        """The checked model, with readable names. Equal constants become one."""
         self.sweep()
-        renamed: dict[str, str] = {}
+        names = self.final_names()
         constants: dict[str, Array] = {}
         seen: dict[tuple[TensorType, bytes], str] = {}
         for name, array in self.constants.items():
             array = np.ascontiguousarray(array).reshape(array.shape)
-            key = (self.types[name], array.tobytes())
-            if key not in seen:
-                seen[key] = _file_name(name, {*constants, *self.types} - {name})
-                constants[seen[key]] = array
-            renamed[name] = seen[key]
-        types = {renamed.get(name, name): type for name, type in self.types.items()}
+            names[name] = seen.setdefault((self.types[name], array.tobytes()), names[name])
+            constants[names[name]] = array
+        types = {names[name]: type for name, type in self.types.items()}
         ops = tuple(
-            dataclasses.replace(op, inputs=tuple(renamed.get(n, n) for n in op.inputs)) for op in self.ops
+            dataclasses.replace(
+                op,
+                inputs=tuple(name and names[name] for name in op.inputs),
+                outputs=tuple(names[name] for name in op.outputs),
+            )
+            for op in self.ops
         )
         return check(
-            Model(tuple(self.inputs), tuple(self.outputs), types, constants, ops, origin or Origin())
+            Model(
+                tuple(self.inputs), tuple(self.outputs), types, constants, ops, origin or Origin()
+            )
         )
 
+    def final_names(self) -> dict[str, str]:
+        """What each value is called in the model: the name that the source gave it, or the value it was derived from.
 
-def _file_name(name: str, taken: Iterable[str]) -> str:
-    clean = re.sub(r"[^A-Za-z0-9_.\-]+", ".", name).strip(".-") or "constant"
-    base, count, taken = clean, 0, set(taken)
-    while clean in taken:
-        count += 1
-        clean = f"{base}.{count}"
-    return clean
+        Inputs and outputs keep their names. The names of constants are made of what `check` allows for file names.
+        """
+        names = {name: name for name in (*self.inputs, *self.outputs)}
+        taken = set(names)
+        derived = [name for op in self.ops for name in op.outputs if name not in names]
+        for name in (*derived, *self.constants):
+            base, *steps = name.split(DERIVED)
+            words = [step for step in steps if not step.isdigit()]
+            if name in self.constants:
+                base = re.sub(r"[^A-Za-z0-9_.\-]+", ".", base).strip(".-") or "constant"
+            candidate, count = base, 0
+            if candidate in taken and words:
+                candidate = base = f"{base}.{words[-1]}"
+            while candidate in taken:
+                count += 1
+                candidate = f"{base}.{count}"
+            taken.add(candidate)
+            names[name] = candidate
+        return names
 
 
 def make(
@@ -170,7 +195,9 @@ def make(
     while inputs and not inputs[-1]:
         inputs = inputs[:-1]
     op = cls(inputs=inputs, outputs=names, **fields)
-    return op, dict(zip(names, output_types(op, (like,) * len(names), graph.types.__getitem__), strict=True))
+    return op, dict(
+        zip(names, output_types(op, (like,) * len(names), graph.types.__getitem__), strict=True)
+    )
 
 
 class Rewriter:
@@ -182,6 +209,7 @@ class Rewriter:
         self.producers = graph.producers()
         self._readers = graph.consumers()
         self._substitute: dict[str, str] = {}
+        self.label: frozenset[str] = frozenset()  # of the op that a rule is looking at
         graph.ops = []
 
     def current(self, op: Op) -> Op:
@@ -195,16 +223,21 @@ class Rewriter:
         types = output_types(op, declared, self.graph.types.__getitem__)
         self.graph.types.update(zip(op.outputs, types, strict=True))
         self.graph.ops.append(op)
+        self.graph.labels.update(dict.fromkeys(op.outputs, self.label))
         self.producers.update(dict.fromkeys(op.outputs, op))
 
-    def add(self, cls: type[Op], *inputs: str, out: str, like: TensorType = FLOAT, **fields: Any) -> str:
+    def add(
+        self, cls: type[Op], *inputs: str, out: str, like: TensorType = FLOAT, **fields: Any
+    ) -> str:
         """Emit a new op; return its output."""
         op, types = make(self.graph, cls, *inputs, out=out, like=like, **fields)
         self.graph.types.update(types)
         self.emit(op)
         return op.outputs[0]
 
-    def rebind(self, op: Op, cls: type[Op], *inputs: str, like: TensorType = FLOAT, **fields: Any) -> bool:
+    def rebind(
+        self, op: Op, cls: type[Op], *inputs: str, like: TensorType = FLOAT, **fields: Any
+    ) -> bool:
         """Emit a new op in the place of `op`, under the names of its outputs. Returns True, for rules to return."""
         self.emit(cls(inputs=inputs, outputs=op.outputs, **fields), like)
         return True
@@ -235,38 +268,43 @@ class Rewriter:
         return name in self.graph.constants
 
     def finish(self) -> None:
-        """Outputs keep their names: an output that was replaced takes its name to the value that stands in for it."""
-        graph = self.graph
-        for index, name in enumerate(graph.outputs):
-            target = self._substitute.get(name)
-            if target is None:
-                continue
-            if target in graph.inputs or target in graph.constants or target in graph.outputs:
-                graph.outputs[index] = self._keep_apart(target, name)
-            else:
-                rename(graph, {target: name})
-                self._substitute = {
-                    old: name if new == target else new for old, new in self._substitute.items()
-                }
-
-    def _keep_apart(self, target: str, name: str) -> str:
-        """A copy of `target` under the output's own name."""
-        self.emit(Reshape(inputs=(target,), outputs=(name,)), self.graph.types[target])
-        return name
+        """The outputs become the values that stand in for them, under the names that the outputs had."""
+        names = list(self.graph.outputs)
+        self.graph.outputs = [self._substitute.get(name, name) for name in names]
+        name_outputs(self.graph, names)
 
 
-def rename(graph: Graph, names: Mapping[str, str]) -> None:
-    """Give values other names. A name that was in use must be dead."""
+def name_outputs(graph: Graph, names: Sequence[str]) -> None:
+    """Rename each output value; one that is an input, a constant, or an output already gets a copy."""
+    graph.sweep()
+    for index, name in enumerate(names):
+        value = graph.outputs[index]
+        if value == name:
+            continue
+        if name in graph.types:
+            rename(graph, name, graph.fresh(f"{name}~inner"))
+            value = graph.outputs[index]
+        fixed = value in graph.inputs or value in graph.constants
+        if fixed or graph.outputs.count(value) > 1:
+            graph.ops.append(Reshape(inputs=(value,), outputs=(name,)))
+            graph.types[name] = graph.types[value]
+            graph.outputs[index] = name
+        else:
+            rename(graph, value, name)
 
-    def new(name: str) -> str:
-        return names.get(name, name)
+
+def rename(graph: Graph, old: str, new: str) -> None:
+    """Give the result of an op another name, one that is free."""
+
+    def fixed(names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(new if name == old else name for name in names)
 
     graph.ops = [
-        dataclasses.replace(op, inputs=tuple(map(new, op.inputs)), outputs=tuple(map(new, op.outputs)))
+        dataclasses.replace(op, inputs=fixed(op.inputs), outputs=fixed(op.outputs))
+        if old in op.inputs or old in op.outputs
+        else op
         for op in graph.ops
-        if not set(op.outputs) & set(names.values())
     ]
-    graph.types = {
-        new(name): type for name, type in graph.types.items() if name not in names.values()
-    }
-    graph.outputs = list(map(new, graph.outputs))
+    graph.types[new] = graph.types.pop(old)
+    graph.labels[new] = graph.labels.pop(old, frozenset())
+    graph.outputs = list(fixed(tuple(graph.outputs)))

@@ -183,6 +183,10 @@ class TensorType:
     def with_shape(self, shape: Shape) -> TensorType:
         return self if shape == self.shape else dataclasses.replace(self, shape=shape)
 
+    def with_dtype(self, dtype: str) -> TensorType:
+        """The same shape in another dtype, not quantized."""
+        return TensorType(dtype, self.shape)
+
     def bind(self, dims: Mapping[str, int]) -> TensorType:
         """Replace symbols by the integers they stand for."""
         return self.with_shape(tuple(dims[d] if isinstance(d, str) else d for d in self.shape))

@@ -317,7 +317,9 @@ def mean_integer(
     return _rescale(acc, real) + y_zero_point
 
 
-def mean_ort(acc: Array, count: Array, x_scale: Array, y_scale: Array, y_zero_point: Array) -> Array:
+def mean_ort(
+    acc: Array, count: Array, x_scale: Array, y_scale: Array, y_zero_point: Array
+) -> Array:
     """`mean_integer` in float32, as onnxruntime's QLinearGlobalAveragePool on x86: eq. (22)."""
     multiplier = np.float32(x_scale) / (np.float32(y_scale) * np.float32(count))
     return np.rint(acc.astype(np.float32) * multiplier) + np.float32(y_zero_point)
@@ -400,7 +402,9 @@ def softmax_ort(e: Array, axis: int, y_scale: Array, y_zero_point: Array) -> Arr
 
 # --- interpolation ------------------------------------------------------------------------------------
 
-WEIGHT_BITS = 11  # bits of fraction in a weight: codes times the weights of two axes stay below 2**31
+WEIGHT_BITS = (
+    11  # bits of fraction in a weight: codes times the weights of two axes stay below 2**31
+)
 
 
 def interpolation_weight(fraction: Array) -> Array:

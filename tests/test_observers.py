@@ -44,6 +44,7 @@ def distribution(name, seed=0, n=SAMPLES):
         "relu_gaussian": lambda: relu(rng.normal(size=n)),
         "uniform": lambda: rng.uniform(-1.0, 1.0, n),
         "positive_uniform": lambda: rng.uniform(5.0, 6.0, n),
+        "far_from_zero": lambda: rng.normal(-1.02, 0.001, n),
         "negative_gamma": lambda: -rng.gamma(2.0, size=n),
         "silu": lambda: (lambda x: x / (1.0 + np.exp(-x)))(3.0 * rng.normal(size=n)),
         "gaussian_outliers": lambda: with_outliers(rng.normal(size=n), 30.0, 31.0, -12.0),
@@ -58,6 +59,7 @@ DISTRIBUTIONS = (
     "relu_gaussian",
     "uniform",
     "positive_uniform",
+    "far_from_zero",
     "negative_gamma",
     "silu",
     "gaussian_outliers",
@@ -317,6 +319,16 @@ def test_mse_at_other_samples_of_the_distribution(name, symmetric):
     assert ours <= 1.001 * quantization_error(other, *minmax, 256, symmetric)
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_mse_of_data_far_from_zero_puts_one_code_on_them(symmetric):
+    # The step of the grid is wider than the data: the best is a code on their mean. The error has
+    # many local minima here, each with another code there.
+    x = distribution("far_from_zero", n=500)
+    wide = x.astype(np.float64)
+    chosen = observe(Mse(symmetric=symmetric), x).range()
+    assert quantization_error(wide, *chosen, 256, symmetric) <= 1.02 * np.var(wide)
+
+
 def test_mse_clips_more_with_fewer_levels():
     x = distribution("laplace")
     ends = [observe(Mse(levels=levels), x).range()[1] for levels in (4, 16, 64, 256)]
@@ -364,7 +376,7 @@ def slow_divergence(histogram, low, high, levels):
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
-@pytest.mark.parametrize("name", DISTRIBUTIONS)
+@pytest.mark.parametrize("name", [n for n in DISTRIBUTIONS if n != "far_from_zero"])  # too slow
 def test_entropy_has_the_least_divergence_of_all_candidates(name, symmetric):
     x = distribution(name, n=20_000)
     for bins, levels in ((300, 16), (129, 64), (64, 100)):

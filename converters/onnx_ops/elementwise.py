@@ -56,7 +56,10 @@ def clip(m: Importer, node: Node) -> None:
     else:
         low, high = (
             float(m.const(name, what).reshape(())) if name else default
-            for name, what, default in ((node.input(1), "min", -limit), (node.input(2), "max", limit))
+            for name, what, default in (
+                (node.input(1), "min", -limit),
+                (node.input(2), "max", limit),
+            )
         )
     clip_op(m, node, low, high)
 
@@ -83,6 +86,11 @@ def bound(which: str) -> Translate:
     return translate
 
 
+def thresholded_relu(m: Importer, node: Node) -> None:
+    alpha = float(node.attr("alpha", 1.0))
+    apply(m, m.value(node.input(0)), node.output, "threshold", alpha, 0.0)
+
+
 def gelu(m: Importer, node: Node) -> None:
     tanh = node.attr("approximate", "none") == "tanh"
     apply(m, m.value(node.input(0)), node.output, "gelu_tanh" if tanh else "gelu")
@@ -106,11 +114,13 @@ def prelu(m: Importer, node: Node) -> None:
     if slope.size == 1:
         return apply(m, x, node.output, "leaky_relu", float(slope.reshape(())))
     if type.rank < 2 or slope.size != type.shape[1]:
-        raise ModelError(f"slope {list(slope.shape)} is neither one number nor one for each channel of {type}")
+        raise ModelError(
+            f"slope {list(slope.shape)} is neither one number nor one for each channel of {type}"
+        )
     vector = m.constant(slope.reshape(-1), node.input(1))
     if type.rank == 2:
         return m.bind(node.output, m.emit(Prelu, x, vector, out=node.output))
-    y = m.emit(Prelu, m.channels_last(x), vector, out=f"{node.output}.nhwc")
+    y = m.emit(Prelu, m.channels_last(x), vector, out=f"{node.output}~nhwc")
     return m.bind(node.output, m.channels_first(y, node.output))
 
 
@@ -129,9 +139,11 @@ def batch_norm(m: Importer, node: Node) -> None:
     rank = m.graph.types[x].rank
     factor = scale / np.sqrt(var + node.attr("epsilon", 1e-5))
     along = (-1, *(1,) * (rank - 2))
-    a = m.constant(factor.astype(np.float32).reshape(along), f"{node.output}.factor")
-    b = m.constant((bias - mean * factor).astype(np.float32).reshape(along), f"{node.output}.offset")
-    y = m.emit(Mul, x, a, out=f"{node.output}.scaled")
+    a = m.constant(factor.astype(np.float32).reshape(along), f"{node.output}~factor")
+    b = m.constant(
+        (bias - mean * factor).astype(np.float32).reshape(along), f"{node.output}~offset"
+    )
+    y = m.emit(Mul, x, a, out=f"{node.output}~scaled")
     m.bind(node.output, m.emit(Add, y, b, out=node.output))
 
 
@@ -149,18 +161,18 @@ def softmax_op(m: Importer, x: str, axis: int, one_axis: bool, out: str) -> str:
             return m.emit(Softmax, x, out=out, axis=axis)
         swap = list(range(type.rank))
         swap[axis], swap[-1] = swap[-1], swap[axis]
-        y = m.emit(Transpose, x, out=f"{out}.last", perm=tuple(swap))
-        y = m.emit(Softmax, y, out=f"{out}.softmax", axis=type.rank - 1)
+        y = m.emit(Transpose, x, out=f"{out}~last", perm=tuple(swap))
+        y = m.emit(Softmax, y, out=f"{out}~softmax", axis=type.rank - 1)
         return m.emit(Transpose, y, out=out, perm=tuple(swap))
     flat = int(np.prod([known("a softmax dimension", d) for d in type.shape[axis:]]))
-    y = m.emit(Reshape, x, out=f"{out}.flat", like=type.with_shape((*type.shape[:axis], flat)))
-    y = m.emit(Softmax, y, out=f"{out}.softmax", axis=axis)
+    y = m.emit(Reshape, x, out=f"{out}~flat", like=type.with_shape((*type.shape[:axis], flat)))
+    y = m.emit(Softmax, y, out=f"{out}~softmax", axis=axis)
     return m.emit(Reshape, y, out=out, like=type)
 
 
 def log_softmax(m: Importer, node: Node) -> None:
     axis = node.attr("axis", -1 if m.opset >= 13 else 1)
-    y = softmax_op(m, m.value(node.input(0)), axis, m.opset >= 13, f"{node.output}.softmax")
+    y = softmax_op(m, m.value(node.input(0)), axis, m.opset >= 13, f"{node.output}~softmax")
     apply(m, y, node.output, "log")
 
 
@@ -178,7 +190,10 @@ def cast(m: Importer, node: Node) -> None:
     if m.graph.types[x].dtype == dtype.name:
         m.bind(node.output, x)
     else:
-        m.bind(node.output, m.emit(Cast, x, out=node.output, like=m.graph.types[x].with_dtype(dtype.name)))
+        m.bind(
+            node.output,
+            m.emit(Cast, x, out=node.output, like=m.graph.types[x].with_dtype(dtype.name)),
+        )
 
 
 def layer_norm(m: Importer, node: Node) -> None:
@@ -193,15 +208,15 @@ def layer_norm(m: Importer, node: Node) -> None:
     x, out = m.value(node.input(0)), node.output
     rank = m.graph.types[x].rank
     axes = tuple(range(node.attr("axis", -1) % rank, rank))
-    mean = m.emit(ReduceMean, x, out=f"{out}.mean", axes=axes, keepdims=True)
-    centered = m.emit(Sub, x, mean, out=f"{out}.centered")
-    square = m.emit(Mul, centered, centered, out=f"{out}.square")
-    var = m.emit(ReduceMean, square, out=f"{out}.var", axes=axes, keepdims=True)
-    epsilon = m.constant(np.asarray(node.attr("epsilon", 1e-5), np.float32), f"{out}.epsilon")
-    var = m.emit(Add, var, epsilon, out=f"{out}.var_epsilon")
-    std = m.emit(Unary, var, out=f"{out}.std", function="sqrt", parameters=())
-    y = m.emit(Div, centered, std, out=f"{out}.normal")
-    y = m.emit(Mul, y, m.value(node.input(1)), out=f"{out}.scaled")
+    mean = m.emit(ReduceMean, x, out=f"{out}~mean", axes=axes, keepdims=True)
+    centered = m.emit(Sub, x, mean, out=f"{out}~centered")
+    square = m.emit(Mul, centered, centered, out=f"{out}~square")
+    var = m.emit(ReduceMean, square, out=f"{out}~var", axes=axes, keepdims=True)
+    epsilon = m.constant(np.asarray(node.attr("epsilon", 1e-5), np.float32), f"{out}~epsilon")
+    var = m.emit(Add, var, epsilon, out=f"{out}~var_epsilon")
+    std = m.emit(Unary, var, out=f"{out}~std", function="sqrt", parameters=())
+    y = m.emit(Div, centered, std, out=f"{out}~normal")
+    y = m.emit(Mul, y, m.value(node.input(1)), out=f"{out}~scaled")
     if node.input(2):
-        y = m.emit(Add, y, m.value(node.input(2)), out=f"{out}.biased")
+        y = m.emit(Add, y, m.value(node.input(2)), out=f"{out}~biased")
     m.bind(out, y)

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nprt.converters.graph import FLOAT, Graph
+from nprt.converters.graph import FLOAT, Graph, name_outputs
 from nprt.errors import ModelError, ShapeError
-from nprt.ir import DTYPES, Array, Dim, Op, QuantParams, Shape, TensorType
+from nprt.ir import DTYPES, Array, Dim, Op, QuantParams, Shape, TensorType, numel
 from nprt.ops.dequantize import Dequantize
 from nprt.ops.quantize import Quantize
+from nprt.ops.reshape import Reshape
 from nprt.ops.transpose import Transpose
 
 if TYPE_CHECKING:
@@ -100,11 +101,11 @@ class Importer:
         for tensor in graph.initializer:
             self.known[tensor.name] = to_array(tensor)
         if graph.sparse_initializer:
-            raise ModelError("sparse initializers are not supported; store the weights as dense tensors")
+            raise ModelError(
+                "sparse initializers are not supported; store the weights as dense tensors"
+            )
 
-    def read_inputs(
-        self, graph: onnx.GraphProto, shapes: Mapping[str, tuple[Dim, ...]]
-    ) -> None:
+    def read_inputs(self, graph: onnx.GraphProto, shapes: Mapping[str, tuple[Dim, ...]]) -> None:
         from onnx.helper import tensor_dtype_to_np_dtype
 
         names = [value.name for value in graph.input if value.name not in self.known]
@@ -132,17 +133,13 @@ class Importer:
         """Make the graph's outputs the values that the ONNX outputs name, under those names."""
         for value in graph.output:
             self.graph.outputs.append(self.value(value.name))
-        from nprt.converters.passes.names import name_outputs
-
         name_outputs(self.graph, [value.name for value in graph.output])
 
     # --- problems -------------------------------------------------------------------------------------
 
     def report(self, node: Node, what: str) -> None:
         """Note that a node cannot be translated, and go on to find the others."""
-        shapes = ", ".join(
-            f"{name}: {self.describe(name)}" for name in node.inputs if name
-        )
+        shapes = ", ".join(f"{name}: {self.describe(name)}" for name in node.inputs if name)
         self.problems.append(f"{node.name} ({node.qualified_name}; {shapes}): {what}")
         self.block(node)
 
@@ -159,6 +156,11 @@ class Importer:
         if name in self.known:
             return f"constant {self.known[name].dtype}{list(self.known[name].shape)}"
         return "unknown"
+
+    def label(self, first: int, node: Node) -> None:
+        """Remember that the ops from `first` on came from `node`."""
+        for op in self.graph.ops[first:]:
+            self.graph.labels.update(dict.fromkeys(op.outputs, frozenset({node.name})))
 
     # --- values ---------------------------------------------------------------------------------------
 
@@ -211,7 +213,9 @@ class Importer:
         """The ONNX value `name` is the graph value `value`."""
         self.values[name] = value
 
-    def emit(self, cls: type[Op], *inputs: str, out: str, like: TensorType = FLOAT, **fields: Any) -> str:
+    def emit(
+        self, cls: type[Op], *inputs: str, out: str, like: TensorType = FLOAT, **fields: Any
+    ) -> str:
         """Append an op; return its output."""
         return self.graph.add(cls, *inputs, out=out, like=like, **fields)
 
@@ -220,16 +224,37 @@ class Importer:
     def channels_last(self, x: str) -> str:
         """A transpose from (batch, channels, *spatial) to (batch, *spatial, channels)."""
         rank = self.graph.types[x].rank
-        return self.emit(Transpose, x, out=f"{x}.nhwc", perm=(0, *range(2, rank), 1))
+        return self.emit(Transpose, x, out=f"{x}~nhwc", perm=(0, *range(2, rank), 1))
 
     def channels_first(self, x: str, out: str) -> str:
         """The way back."""
         rank = self.graph.types[x].rank
         return self.emit(Transpose, x, out=out, perm=(0, rank - 1, *range(1, rank - 1)))
 
+    def rearranged(self, w: str, perm: tuple[int, ...], shape: Shape | None = None) -> str:
+        """Weights transposed by `perm`, then reshaped. Constants, dequantized or not, are rearranged here and now."""
+        producer = self.graph.producers().get(w)
+        source = producer.inputs[0] if isinstance(producer, Dequantize) else w
+        if source not in self.graph.constants:
+            y = self.emit(Transpose, w, out=f"{w}~rearranged", perm=perm)
+            if shape is not None:
+                y = self.emit(Reshape, y, out=f"{w}~reshaped", like=FLOAT.with_shape(shape))
+            return y
+        array, quant = self.graph.constants[source].transpose(perm), self.graph.types[source].quant
+        axis = None if quant is None or quant.axis is None else perm.index(quant.axis)
+        if shape is not None:
+            axis = None if axis is None else _axis_after_reshape(array.shape, axis, shape)
+            array = array.reshape([int(dim) for dim in shape])
+        if quant is not None:
+            quant = QuantParams(quant.scale, quant.zero_point, axis)
+        moved = self.graph.constant(array, source, quant)
+        return moved if source == w else self.emit(Dequantize, moved, out=f"{w}~rearranged")
+
     # --- quantization ---------------------------------------------------------------------------------
 
-    def quant_params(self, scale: str, zero_point: str, axis: int, rank: int) -> tuple[QuantParams, str | None]:
+    def quant_params(
+        self, scale: str, zero_point: str, axis: int, rank: int
+    ) -> tuple[QuantParams, str | None]:
         """Quantization from known scale and zero point; the dtype of the zero point, if it is there."""
         self.traits.quantized = True
         scales = self.const(scale, "scale")
@@ -237,7 +262,9 @@ class Importer:
         if scales.dtype != np.float32:
             raise ModelError(f"scale {scale!r} is {scales.dtype}; expected float32")
         if scales.ndim > 1:
-            raise ModelError(f"scale {scale!r} has shape {list(scales.shape)}: blocked quantization is not supported")
+            raise ModelError(
+                f"scale {scale!r} has shape {list(scales.shape)}: blocked quantization is not supported"
+            )
         per_axis = scales.size > 1 or zeros.size > 1
         quant = QuantParams.of(
             np.broadcast_to(scales.reshape(-1), (max(scales.size, zeros.size),)),
@@ -263,9 +290,11 @@ class Importer:
                 raise ModelError(
                     f"{name!r} was quantized with {type.quant} and is read as {quant}; they must be the same"
                 )
-        return self.emit(Dequantize, source, out=out or f"{name}.real")
+        return self.emit(Dequantize, source, out=out or f"{name}~real")
 
-    def quantized(self, x: str, scale: str, zero_point: str, out: str, dtype: str | None = None) -> str:
+    def quantized(
+        self, x: str, scale: str, zero_point: str, out: str, dtype: str | None = None
+    ) -> str:
         """Codes for a float32 value."""
         type = self.graph.types[x]
         quant, zero_dtype = self.quant_params(scale, zero_point, 1, type.rank)
@@ -275,6 +304,17 @@ class Importer:
         return self.emit(Quantize, x, out=out, like=like)
 
 
+def _axis_after_reshape(old: Shape, axis: int, new: Shape) -> int:
+    """Where `axis` is after a reshape that leaves it whole."""
+    before = numel(old[:axis])
+    for candidate, size in enumerate(new):
+        if numel(new[:candidate]) == before and size == old[axis]:
+            return candidate
+    raise ModelError(
+        f"weights quantized along axis {axis} of {list(old)} cannot be reshaped to {list(new)}"
+    )
+
+
 def _dims(name: str, dims: Sequence[Any]) -> Iterator[Dim]:
     """The dimensions of a declared shape: integers, and identifiers for what is free."""
     for index, dim in enumerate(dims):
@@ -282,7 +322,11 @@ def _dims(name: str, dims: Sequence[Any]) -> Iterator[Dim]:
             yield dim.dim_value
         else:
             given = re.sub(r"\W", "_", dim.dim_param)
-            yield given if given.isidentifier() else ("N" if index == 0 else f"{_identifier(name)}_{index}")
+            yield (
+                given
+                if given.isidentifier()
+                else ("N" if index == 0 else f"{_identifier(name)}_{index}")
+            )
 
 
 def _identifier(name: str) -> str:
@@ -304,7 +348,9 @@ def resolve_shape(source: Shape, target: Sequence[Any], allow_zero: bool = False
             left.remove(dim)
     if -1 in [dim for dim in dims if not isinstance(dim, str)]:
         count = int(np.prod([dim for dim in left if not isinstance(dim, str)], dtype=np.int64))
-        others = int(np.prod([d for d in dims if not isinstance(d, str) and d != -1], dtype=np.int64))
+        others = int(
+            np.prod([d for d in dims if not isinstance(d, str) and d != -1], dtype=np.int64)
+        )
         free = [dim for dim in left if isinstance(dim, str)]
         index = dims.index(-1)
         if free and count == others and len(free) == 1:

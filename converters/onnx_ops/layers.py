@@ -6,12 +6,12 @@ import numpy as np
 
 from nprt.converters.onnx_ops.importer import Importer, Node
 from nprt.errors import ModelError
-from nprt.ir import TensorType
+from nprt.ir import Dim, TensorType
 from nprt.ops.add import Add
 from nprt.ops.conv import Conv
 from nprt.ops.conv_transpose import ConvTranspose
-from nprt.ops.dequantize import Dequantize
 from nprt.ops.depthwise_conv import DepthwiseConv
+from nprt.ops.dequantize import Dequantize
 from nprt.ops.linear import Linear
 from nprt.ops.matmul import Matmul
 from nprt.ops.mul import Mul
@@ -35,7 +35,9 @@ def conv_op(m: Importer, node: Node, x: str, w: str, bias: str, **fields: object
         raise ModelError(f"x {x_type} and w {w_type} are not a convolution of 1 to 3 spatial axes")
     rank = x_type.rank - 2
     node.ignore("kernel_shape")
-    geometry = window_fields(node, [known("a spatial dimension", d) for d in x_type.shape[2:]], w_type.shape[2:])
+    geometry = window_fields(
+        node, [known("a spatial dimension", d) for d in x_type.shape[2:]], w_type.shape[2:]
+    )
     if geometry.pop("ceil_mode"):
         raise ModelError("ceil_mode has no meaning for Conv")
     groups = node.attr("group", 1)
@@ -43,15 +45,13 @@ def conv_op(m: Importer, node: Node, x: str, w: str, bias: str, **fields: object
     del geometry["kernel"]
     x = m.channels_last(x)
     if groups == channels and groups > 1 and w_type.shape[1] == 1:
-        w = m.emit(Transpose, w, out=f"{w}.taps", perm=(*range(2, rank + 2), 1, 0))
-        taps = m.graph.types[w]
-        w = m.emit(Reshape, w, out=f"{w}.depthwise", like=taps.with_shape((*taps.shape[:-2], out_channels)))
+        w = m.rearranged(w, (*range(2, rank + 2), 1, 0), (*w_type.shape[2:], out_channels))
         inputs, cls = (x, w, bias, x_zero_point), DepthwiseConv
     else:
-        w = m.emit(Transpose, w, out=f"{w}.ohwi", perm=(0, *range(2, rank + 2), 1))
+        w = m.rearranged(w, (0, *range(2, rank + 2), 1))
         inputs, cls = (x, w, bias, x_zero_point), Conv
         geometry["groups"] = groups
-    y = m.emit(cls, *inputs, out=f"{node.output}.nhwc", like=like, **geometry)
+    y = m.emit(cls, *inputs, out=f"{node.output}~nhwc", like=like, **geometry)
     m.bind(node.output, m.channels_first(y, node.output))
 
 
@@ -73,7 +73,11 @@ def window_fields(node: Node, sizes: list[int], kernel: object) -> dict[str, obj
 
 
 def padding_of(
-    node: Node, sizes: list[int], kernel: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...]
+    node: Node,
+    sizes: list[int],
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    dilation: tuple[int, ...],
 ) -> Padding:
     """(before, after) for each spatial axis, from `pads` or `auto_pad`."""
     auto_pad = node.attr("auto_pad", "NOTSET")
@@ -122,20 +126,23 @@ def conv_transpose(m: Importer, node: Node) -> None:
     else:
         padding = list(padding_of(node, sizes, tuple(kernel), stride, dilation))
     if groups > 1:
-        shape = (groups, known("channels", w_type.shape[0]) // groups, *w_type.shape[1:])
-        w = m.emit(Reshape, w, out=f"{w}.groups", like=w_type.with_shape(shape))
-        w = m.emit(Transpose, w, out=f"{w}.out_first", perm=(0, 2, *range(3, rank + 3), 1))
-        grouped = m.graph.types[w].shape
-        merged = (groups * known("channels", grouped[1]), *grouped[2:])
-        w = m.emit(Reshape, w, out=f"{w}.ohwi", like=m.graph.types[w].with_shape(merged))
+        in_group, out_group = (
+            known("channels", w_type.shape[0]) // groups,
+            known("channels", w_type.shape[1]),
+        )
+        w = m.rearranged(
+            w, tuple(range(rank + 2)), (groups, in_group, out_group, *w_type.shape[2:])
+        )
+        out_first = (0, 2, *range(3, rank + 3), 1)
+        w = m.rearranged(w, out_first, (groups * out_group, *w_type.shape[2:], in_group))
     else:
-        w = m.emit(Transpose, w, out=f"{w}.ohwi", perm=(1, *range(2, rank + 2), 0))
+        w = m.rearranged(w, (1, *range(2, rank + 2), 0))
     y = m.emit(
         ConvTranspose,
         m.channels_last(x),
         w,
         bias,
-        out=f"{node.output}.nhwc",
+        out=f"{node.output}~nhwc",
         stride=stride,
         dilation=dilation,
         padding=tuple(padding),
@@ -148,27 +155,32 @@ def conv_transpose(m: Importer, node: Node) -> None:
 def gemm(m: Importer, node: Node) -> None:
     x, w = m.value(node.input(0)), m.value(node.input(1))
     if node.attr("transA", 0):
-        x = m.emit(Transpose, x, out=f"{x}.t", perm=(1, 0))
+        x = m.emit(Transpose, x, out=f"{x}~t", perm=(1, 0))
     transposed = node.attr("transB", 0)
     alpha, beta = node.attr("alpha", 1.0), node.attr("beta", 1.0)
     bias = m.value(node.input(2))
     if is_weight(m, w):
         if not transposed:
-            w = m.emit(Transpose, w, out=f"{w}.t", perm=(1, 0))
+            w = m.rearranged(w, (1, 0))
         vector = bias_vector(m, bias, m.graph.types[w].shape[0]) if alpha == beta == 1.0 else ""
         y = m.emit(Linear, x, w, vector, out=node.output)
         bias = "" if vector else bias
     else:
         if transposed:
-            w = m.emit(Transpose, w, out=f"{w}.t", perm=(1, 0))
+            w = m.emit(Transpose, w, out=f"{w}~t", perm=(1, 0))
         y = m.emit(Matmul, x, w, out=node.output)
     if alpha != 1.0:
-        y = m.emit(Mul, y, m.constant(np.float32(alpha)[...], f"{node.output}.alpha"), out=f"{node.output}.scaled")
+        y = m.emit(
+            Mul,
+            y,
+            m.constant(np.float32(alpha)[...], f"{node.output}~alpha"),
+            out=f"{node.output}~scaled",
+        )
     if bias:
         if beta != 1.0:
-            factor = m.constant(np.asarray(beta, np.float32), f"{node.output}.beta")
-            bias = m.emit(Mul, bias, factor, out=f"{bias}.scaled")
-        y = m.emit(Add, y, bias, out=f"{node.output}.biased")
+            factor = m.constant(np.asarray(beta, np.float32), f"{node.output}~beta")
+            bias = m.emit(Mul, bias, factor, out=f"{bias}~scaled")
+        y = m.emit(Add, y, bias, out=f"{node.output}~biased")
     m.bind(node.output, y)
 
 
@@ -180,11 +192,11 @@ def matmul_op(m: Importer, x: str, w: str, out: str) -> str:
     """NumPy's matmul on float32 graph values, with its rules for vectors."""
     x_type, w_type = m.graph.types[x], m.graph.types[w]
     if x_type.rank == 1:
-        x = m.emit(Reshape, x, out=f"{x}.row", like=x_type.with_shape((1, *x_type.shape)))
+        x = m.emit(Reshape, x, out=f"{x}~row", like=x_type.with_shape((1, *x_type.shape)))
     if w_type.rank == 1:
-        w = m.emit(Reshape, w, out=f"{w}.column", like=w_type.with_shape((*w_type.shape, 1)))
+        w = m.emit(Reshape, w, out=f"{w}~column", like=w_type.with_shape((*w_type.shape, 1)))
     if is_weight(m, w) and m.graph.types[w].rank == 2:
-        w = m.emit(Transpose, w, out=f"{w}.t", perm=(1, 0))
+        w = m.rearranged(w, (1, 0))
         y = m.emit(Linear, x, w, out=out)
     else:
         y = m.emit(Matmul, x, w, out=out)
@@ -194,7 +206,7 @@ def matmul_op(m: Importer, x: str, w: str, out: str) -> str:
     if x_type.rank == 1:
         del shape[-1 if w_type.rank == 1 else -2]
     if tuple(shape) != m.graph.types[y].shape:
-        y = m.emit(Reshape, y, out=f"{out}.vector", like=m.graph.types[y].with_shape(tuple(shape)))
+        y = m.emit(Reshape, y, out=f"{out}~vector", like=m.graph.types[y].with_shape(tuple(shape)))
     return y
 
 
@@ -209,7 +221,7 @@ def is_weight(m: Importer, name: str) -> bool:
     return True
 
 
-def bias_vector(m: Importer, bias: str, channels: object) -> str:
+def bias_vector(m: Importer, bias: str, channels: Dim) -> str:
     """`bias` as a vector of one value for each channel; "" where it is not one."""
     if not bias or not is_weight(m, bias):
         return ""
@@ -217,5 +229,5 @@ def bias_vector(m: Importer, bias: str, channels: object) -> str:
     if shape == (channels,):
         return bias
     if shape == (1, channels):
-        return m.emit(Reshape, bias, out=f"{bias}.vector", like=m.graph.types[bias].with_shape((channels,)))  # type: ignore[arg-type]
+        return m.rearranged(bias, (0, 1), (channels,))
     return ""

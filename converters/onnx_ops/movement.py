@@ -15,6 +15,7 @@ from nprt.ops.concat import Concat
 from nprt.ops.expand import Expand
 from nprt.ops.gather import Gather
 from nprt.ops.pad import Pad
+from nprt.ops.reduce_mean import ReduceMean
 from nprt.ops.reshape import Reshape
 from nprt.ops.rules import known
 from nprt.ops.slice import Slice
@@ -26,12 +27,16 @@ Translate = Callable[[Importer, Node], None]
 # --- shape arithmetic ---------------------------------------------------------------------------------
 
 
-def foldable(evaluate: Callable[[Importer, Node, list[Array]], Array], otherwise: Translate | None = None) -> Translate:
+def foldable(
+    evaluate: Callable[[Importer, Node, list[Array]], Array], otherwise: Translate | None = None
+) -> Translate:
     """Evaluate a node whose inputs are all known; translate it with `otherwise` if they are not."""
 
     def translate(m: Importer, node: Node) -> None:
         if all(name in m.known for name in node.inputs if name):
-            m.known[node.output] = evaluate(m, node, [m.known[name] for name in node.inputs if name])
+            m.known[node.output] = evaluate(
+                m, node, [m.known[name] for name in node.inputs if name]
+            )
         elif otherwise is None:
             raise ModelError("supported only where its inputs are constants")
         else:
@@ -40,7 +45,9 @@ def foldable(evaluate: Callable[[Importer, Node, list[Array]], Array], otherwise
     return translate
 
 
-def arithmetic(function: Callable[[Any, Any], Any]) -> Callable[[Importer, Node, list[Array]], Array]:
+def arithmetic(
+    function: Callable[[Any, Any], Any],
+) -> Callable[[Importer, Node, list[Array]], Array]:
     """A binary operation on known values, where a symbol may meet 0, 1 or itself as long as a symbol comes out."""
 
     def symbolic(a: Any, b: Any) -> Any:
@@ -177,7 +184,9 @@ def flatten(m: Importer, node: Node) -> None:
     for side in (dims[:axis], dims[axis:]):
         free = symbols(side)
         if free and (len(free) > 1 or numel(side) != 1):
-            raise ShapeError(f"flattening {list(side)} gives no simple dimension; fix it with input_shapes")
+            raise ShapeError(
+                f"flattening {list(side)} gives no simple dimension; fix it with input_shapes"
+            )
         sides.append(free[0] if free else numel(side))
     m.bind(node.output, to_shape(m, x, tuple(sides), node.output))
 
@@ -196,7 +205,9 @@ def squeeze(m: Importer, node: Node) -> None:
     axes = m.optional_ints(node, "axes", 1, since=13)
     name = node.input(0)
     dims = m.known[name].shape if name in m.known else m.type(name).shape
-    drop = {i for i, d in enumerate(dims) if d == 1} if axes is None else {a % len(dims) for a in axes}
+    drop = (
+        {i for i, d in enumerate(dims) if d == 1} if axes is None else {a % len(dims) for a in axes}
+    )
     if any(dims[axis] != 1 for axis in drop):
         raise ShapeError(f"axes {sorted(drop)} of {list(dims)} are not all of size 1")
     kept = tuple(dim for axis, dim in enumerate(dims) if axis not in drop)
@@ -270,16 +281,24 @@ def slice_(m: Importer, node: Node) -> None:
     axes = m.ints(node.input(3), "axes") if node.input(3) else list(range(len(starts)))
     steps = m.ints(node.input(4), "steps") if node.input(4) else [1] * len(starts)
     ranges: dict[int, tuple[int, int | None, int]] = {}
-    for axis, start, end, step in zip((a % len(dims) for a in axes), starts, ends, steps, strict=True):
+    for axis, start, end, step in zip(
+        (a % len(dims) for a in axes), starts, ends, steps, strict=True
+    ):
         size = dims[axis]
         if isinstance(size, str):
             whole = step == 1 and start == 0 and end >= 2**31 - 1
             reverse = step == -1 and start in (-1, 2**31 - 1, 2**63 - 1) and end <= -(2**31)
             if not whole and not reverse:
-                raise ShapeError(f"axis {axis} is the symbol {size} and cannot be cut; fix it with input_shapes")
+                raise ShapeError(
+                    f"axis {axis} is the symbol {size} and cannot be cut; fix it with input_shapes"
+                )
             ranges[axis] = (0, None, 1) if whole else (-1, None, -1)
         else:
-            first, stop, step = slice(start, end, step).indices(size) if step > 0 else _backward(start, end, step, size)
+            first, stop, step = (
+                slice(start, end, step).indices(size)
+                if step > 0
+                else _backward(start, end, step, size)
+            )
             ranges[axis] = (first, None if step < 0 and stop < 0 else stop, step)
     if name in m.known:
         index = tuple(slice(*ranges.get(axis, (0, None, 1))) for axis in range(len(dims)))
@@ -315,7 +334,15 @@ def pad(m: Importer, node: Node) -> None:
     padding = [(0, 0)] * rank
     for axis, before, after in zip(axes, pads[: len(axes)], pads[len(axes) :], strict=True):
         padding[axis % rank] = (before, after)
-    y = m.emit(Pad, x, out=node.output, like=m.graph.types[x], padding=tuple(padding), mode=mode, value=value)
+    y = m.emit(
+        Pad,
+        x,
+        out=node.output,
+        like=m.graph.types[x],
+        padding=tuple(padding),
+        mode=mode,
+        value=value,
+    )
     m.bind(node.output, y)
 
 
@@ -329,11 +356,15 @@ def gather(m: Importer, node: Node) -> None:
     size = m.graph.types[x].shape[axis]
     if node.input(1) in m.known:
         indices = m.known[node.input(1)]
-        if isinstance(size, int) and (indices.size and not -size <= indices.min() <= indices.max() < size):
-            raise ModelError(f"indices {indices.min()}..{indices.max()} leave axis {axis} of {m.graph.types[x]}")
+        if isinstance(size, int) and (
+            indices.size and not -size <= indices.min() <= indices.max() < size
+        ):
+            raise ModelError(
+                f"indices {indices.min()}..{indices.max()} leave axis {axis} of {m.graph.types[x]}"
+            )
         if indices.ndim == 0 and isinstance(size, int):
             at = int(indices) % size
-            y = sliced(m, x, {axis: (at, at + 1, 1)}, f"{node.output}.slice")
+            y = sliced(m, x, {axis: (at, at + 1, 1)}, f"{node.output}~slice")
             dims = m.graph.types[y].shape
             m.bind(node.output, to_shape(m, y, dims[:axis] + dims[axis + 1 :], node.output))
             return
@@ -351,9 +382,16 @@ def expand(m: Importer, node: Node) -> None:
 
     x = m.value(node.input(0))
     type = m.graph.types[x]
-    target = tuple(d if isinstance(d, str) else int(d) for d in m.const(node.input(1), "the shape").tolist())
+    target = tuple(
+        d if isinstance(d, str) else int(d) for d in m.const(node.input(1), "the shape").tolist()
+    )
     shape = broadcast(type.shape, target)
-    m.bind(node.output, m.emit(Expand, x, out=node.output, like=type.with_shape(shape)) if shape != type.shape else x)
+    m.bind(
+        node.output,
+        m.emit(Expand, x, out=node.output, like=type.with_shape(shape))
+        if shape != type.shape
+        else x,
+    )
 
 
 def tile(m: Importer, node: Node) -> None:
@@ -361,7 +399,7 @@ def tile(m: Importer, node: Node) -> None:
     for axis, count in enumerate(m.ints(node.input(1), "repeats")):
         if count > 1:
             like = m.graph.types[y]
-            y = m.emit(Concat, *[y] * count, out=f"{node.output}.{axis}", like=like, axis=axis)
+            y = m.emit(Concat, *[y] * count, out=f"{node.output}~{axis}", like=like, axis=axis)
     m.bind(node.output, y)
 
 
@@ -372,9 +410,9 @@ def depth_to_space(m: Importer, node: Node) -> None:
     block = node.attr("blocksize")
     crd = node.attr("mode", "DCR") == "CRD"
     split = (c // block**2, block, block) if crd else (block, block, c // block**2)
-    y = to_shape(m, x, (n, *split, h, w), f"{node.output}.split")
+    y = to_shape(m, x, (n, *split, h, w), f"{node.output}~split")
     perm = (0, 1, 4, 2, 5, 3) if crd else (0, 3, 4, 1, 5, 2)
-    y = m.emit(Transpose, y, out=f"{node.output}.swap", perm=perm)
+    y = m.emit(Transpose, y, out=f"{node.output}~swap", perm=perm)
     m.bind(node.output, to_shape(m, y, (n, c // block**2, h * block, w * block), node.output))
 
 
@@ -385,3 +423,15 @@ def argmax(m: Importer, node: Node) -> None:
     axis = node.attr("axis", 0) % m.graph.types[x].rank
     keep = bool(node.attr("keepdims", 1))
     m.bind(node.output, m.emit(Argmax, x, out=node.output, axis=axis, keepdims=keep))
+
+
+def reduce_mean(m: Importer, node: Node) -> None:
+    x = m.value(node.input(0))
+    rank = m.graph.types[x].rank
+    axes = m.optional_ints(node, "axes", 1, since=18)
+    keepdims = bool(node.attr("keepdims", 1))
+    if node.attr("noop_with_empty_axes", 0) and not axes:
+        m.bind(node.output, x)
+        return
+    chosen = tuple(sorted(axis % rank for axis in axes)) if axes else tuple(range(rank))
+    m.bind(node.output, m.emit(ReduceMean, x, out=node.output, axes=chosen, keepdims=keepdims))

@@ -1,4 +1,4 @@
-"""Pooling, resizing and reductions over space."""
+"""Pooling and resizing."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from nprt.errors import ModelError
 from nprt.ops.average_pool import AveragePool
 from nprt.ops.global_average_pool import GlobalAveragePool
 from nprt.ops.max_pool import MaxPool
-from nprt.ops.reduce_mean import ReduceMean
-from nprt.ops.reshape import Reshape
 from nprt.ops.resize import Resize
 from nprt.ops.rules import known
 
@@ -22,7 +20,9 @@ def max_pool(m: Importer, node: Node) -> None:
     x = m.value(node.input(0))
     sizes = [known("a spatial dimension", d) for d in m.graph.types[x].shape[2:]]
     fields = window_fields(node, sizes, node.attr("kernel_shape"))
-    y = m.emit(MaxPool, m.channels_last(x), out=f"{node.output}.nhwc", like=m.graph.types[x], **fields)
+    y = m.emit(
+        MaxPool, m.channels_last(x), out=f"{node.output}~nhwc", like=m.graph.types[x], **fields
+    )
     m.bind(node.output, m.channels_first(y, node.output))
 
 
@@ -37,7 +37,7 @@ def average_pool_op(m: Importer, node: Node, x: str) -> str:
     fields = window_fields(node, sizes, node.attr("kernel_shape"))
     include = bool(node.attr("count_include_pad", 0))
     x = x if last else m.channels_last(x)
-    y = m.emit(AveragePool, x, out=f"{node.output}.nhwc", include_padding=include, **fields)
+    y = m.emit(AveragePool, x, out=f"{node.output}~nhwc", include_padding=include, **fields)
     return y if last else m.channels_first(y, node.output)
 
 
@@ -47,7 +47,7 @@ def global_average_pool(m: Importer, node: Node) -> None:
 
 def global_average_pool_op(m: Importer, node: Node, x: str) -> str:
     last = bool(node.attr("channels_last", 0))
-    y = m.emit(GlobalAveragePool, x if last else m.channels_last(x), out=f"{node.output}.nhwc")
+    y = m.emit(GlobalAveragePool, x if last else m.channels_last(x), out=f"{node.output}~nhwc")
     return y if last else m.channels_first(y, node.output)
 
 
@@ -58,7 +58,7 @@ def global_max_pool(m: Importer, node: Node) -> None:
     y = m.emit(
         MaxPool,
         x,
-        out=f"{node.output}.nhwc",
+        out=f"{node.output}~nhwc",
         like=m.graph.types[x],
         kernel=sizes,
         stride=ones,
@@ -67,29 +67,6 @@ def global_max_pool(m: Importer, node: Node) -> None:
         ceil_mode=False,
     )
     m.bind(node.output, m.channels_first(y, node.output))
-
-
-def reduce_mean(m: Importer, node: Node) -> None:
-    x = m.value(node.input(0))
-    type = m.graph.types[x]
-    keepdims = bool(node.attr("keepdims", 1))
-    axes = m.optional_ints(node, "axes", 1, since=18)
-    if not axes:
-        if node.attr("noop_with_empty_axes", 0):
-            return m.bind(node.output, x)
-        axes = list(range(type.rank))
-    node.ignore("noop_with_empty_axes")
-    normal = tuple(sorted(axis % type.rank for axis in axes))
-    if type.rank > 2 and normal == tuple(range(2, type.rank)):
-        # The mean over space is global average pooling, which has a definition of its own in every engine.
-        y = m.channels_first(m.emit(GlobalAveragePool, m.channels_last(x), out=f"{node.output}.nhwc"), node.output)
-        if not keepdims:
-            like = m.graph.types[y].with_shape(type.shape[:2])
-            y = m.emit(Reshape, y, out=f"{node.output}.flat", like=like)
-    else:
-        y = m.emit(ReduceMean, x, out=node.output, axes=normal, keepdims=keepdims)
-    m.bind(node.output, y)
-    return None
 
 
 def resize(m: Importer, node: Node) -> None:
@@ -124,12 +101,14 @@ def resize(m: Importer, node: Node) -> None:
             for axis, dim in enumerate(type.shape)
         ]
     if tuple(shape[:2]) != type.shape[:2]:
-        raise ModelError(f"resizing batch or channels, {list(type.shape)} to {shape}, is not supported")
+        raise ModelError(
+            f"resizing batch or channels, {list(type.shape)} to {shape}, is not supported"
+        )
     last = (shape[0], *shape[2:], shape[1])
     y = m.emit(
         Resize,
         m.channels_last(x),
-        out=f"{node.output}.nhwc",
+        out=f"{node.output}~nhwc",
         like=type.with_shape(last),
         mode=mode,
         coordinates=coordinates,

@@ -45,7 +45,9 @@ def quantize_known(m: Importer, node: Node, x: np.ndarray, axis: int, dtype: str
     quant, zero_dtype = m.quant_params(node.input(1), node.input(2), axis, x.ndim)
     along = [-1 if i == quant.axis else 1 for i in range(x.ndim)] if quant.axis is not None else []
     info = np.iinfo(zero_dtype or dtype)
-    codes = np.rint(x.astype(np.float32) / quant.scales.reshape(along)) + quant.zero_points.reshape(along)
+    codes = np.rint(x.astype(np.float32) / quant.scales.reshape(along)) + quant.zero_points.reshape(
+        along
+    )
     return np.clip(codes, info.min, info.max).astype(info.dtype)
 
 
@@ -55,7 +57,9 @@ def dequantize_linear(m: Importer, node: Node) -> None:
     if node.attr("output_dtype", 0) not in (0, 1):
         raise ModelError("only float32 results are supported")
     axis = node.attr("axis", 1)
-    m.bind(node.output, m.dequantized((node.input(0), node.input(1), node.input(2)), axis, node.output))
+    m.bind(
+        node.output, m.dequantized((node.input(0), node.input(1), node.input(2)), axis, node.output)
+    )
 
 
 # --- QLinear operators ----------------------------------------------------------------------------------
@@ -81,7 +85,7 @@ def int32_bias(m: Importer, name: str, x_scale: str, w_scale: str) -> str:
         raise ModelError(f"bias {name!r} is {bias.dtype}; expected int32")
     bias = bias.reshape(-1)
     quant = QuantParams.of(scale if scale.size > 1 else scale[0], 0, 0 if scale.size > 1 else None)
-    return m.emit(Dequantize, m.constant(bias, name, quant), out=f"{name}.real")
+    return m.emit(Dequantize, m.constant(bias, name, quant), out=f"{name}~real")
 
 
 def qlinear_conv(m: Importer, node: Node) -> None:
@@ -90,14 +94,16 @@ def qlinear_conv(m: Importer, node: Node) -> None:
     bias = int32_bias(m, node.input(8), node.input(1), node.input(4))
     layers.conv_op(m, node, x, w, bias)
     if node.attr("channels_last", 0):
-        raise ModelError("channels_last=1 is made by onnxruntime's optimizer; convert the model it came from")
+        raise ModelError(
+            "channels_last=1 is made by onnxruntime's optimizer; convert the model it came from"
+        )
     finish(m, node, m.values[node.output], node.input(6), node.input(7))
 
 
 def qlinear_matmul(m: Importer, node: Node) -> None:
     x = m.dequantized(triple(node, 0), axis=-2)
     w = m.dequantized(triple(node, 3), axis=-1)
-    y = layers.matmul_op(m, x, w, f"{node.output}.real")
+    y = layers.matmul_op(m, x, w, f"{node.output}~real")
     finish(m, node, y, node.input(6), node.input(7))
 
 
@@ -109,11 +115,11 @@ def qgemm(m: Importer, node: Node) -> None:
     x = m.dequantized(triple(node, 0))
     w = m.dequantized(triple(node, 3), axis=0 if transposed else 1)
     if node.attr("transA", 0):
-        x = m.emit(Transpose, x, out=f"{x}.t", perm=(1, 0))
+        x = m.emit(Transpose, x, out=f"{x}~t", perm=(1, 0))
     if not transposed:
-        w = m.emit(Transpose, w, out=f"{w}.t", perm=(1, 0))
+        w = m.rearranged(w, (1, 0))
     bias = int32_bias(m, node.input(6), node.input(1), node.input(4))
-    y = m.emit(Linear, x, w, bias, out=f"{node.output}.real")
+    y = m.emit(Linear, x, w, bias, out=f"{node.output}~real")
     if node.input(7):
         finish(m, node, y, node.input(7), node.input(8))
     else:
@@ -125,7 +131,7 @@ def qlinear_binary(cls: type[Op]):  # type: ignore[no-untyped-def]
 
     def translate(m: Importer, node: Node) -> None:
         a, b = m.dequantized(triple(node, 0)), m.dequantized(triple(node, 3))
-        y = m.emit(cls, a, b, out=f"{node.output}.real")
+        y = m.emit(cls, a, b, out=f"{node.output}~real")
         finish(m, node, y, node.input(6), node.input(7))
 
     return translate
@@ -133,7 +139,11 @@ def qlinear_binary(cls: type[Op]):  # type: ignore[no-untyped-def]
 
 def qlinear_pool(m: Importer, node: Node) -> None:
     x = m.dequantized(triple(node, 0))
-    op = pooling.global_average_pool_op if node.op_type == "QLinearGlobalAveragePool" else pooling.average_pool_op
+    op = (
+        pooling.global_average_pool_op
+        if node.op_type == "QLinearGlobalAveragePool"
+        else pooling.average_pool_op
+    )
     finish(m, node, op(m, node, x), node.input(3), node.input(4))
 
 
@@ -143,7 +153,7 @@ def qlinear_unary(function: str, **attributes: float):  # type: ignore[no-untype
     def translate(m: Importer, node: Node) -> None:
         parameters = tuple(float(np.float32(node.attr(*item))) for item in attributes.items())
         x = m.dequantized(triple(node, 0))
-        y = m.emit(Unary, x, out=f"{node.output}.real", function=function, parameters=parameters)
+        y = m.emit(Unary, x, out=f"{node.output}~real", function=function, parameters=parameters)
         finish(m, node, y, node.input(3), node.input(4))
 
     return translate
@@ -152,14 +162,14 @@ def qlinear_unary(function: str, **attributes: float):  # type: ignore[no-untype
 def qlinear_softmax(m: Importer, node: Node) -> None:
     x = m.dequantized(triple(node, 0))
     one_axis = node.attr("opset") >= 13
-    y = elementwise.softmax_op(m, x, node.attr("axis", -1), one_axis, f"{node.output}.real")
+    y = elementwise.softmax_op(m, x, node.attr("axis", -1), one_axis, f"{node.output}~real")
     finish(m, node, y, node.input(3), node.input(4))
 
 
 def qlinear_concat(m: Importer, node: Node) -> None:
     parts = [m.dequantized(triple(node, at)) for at in range(2, len(node.inputs), 3)]
     axis = node.attr("axis") % m.graph.types[parts[0]].rank
-    y = m.emit(Concat, *parts, out=f"{node.output}.real", axis=axis)
+    y = m.emit(Concat, *parts, out=f"{node.output}~real", axis=axis)
     finish(m, node, y, node.input(0), node.input(1))
 
 
@@ -168,7 +178,7 @@ def qlinear_concat(m: Importer, node: Node) -> None:
 
 def dynamic_quantize_linear(m: Importer, node: Node) -> None:
     m.traits.quantized = True
-    outputs = [name or f"{node.name}.{i}" for i, name in enumerate(node.outputs)]
+    outputs = [name or f"{node.name}~{i}" for i, name in enumerate(node.outputs)]
     m.emit(DynamicQuantize, m.value(node.input(0)), out=outputs)  # type: ignore[arg-type]
     for name, value in zip(node.outputs, m.graph.ops[-1].outputs, strict=True):
         if name:
@@ -178,8 +188,14 @@ def dynamic_quantize_linear(m: Importer, node: Node) -> None:
 def integer_weight(m: Importer, name: str, zero_point: str, axis: int) -> str:
     """Constant integer weights; their zero points, known here, go into their type with a scale of 1."""
     w = m.const(name, "the weight")
-    zeros = m.const(zero_point, "the weight's zero point").reshape(-1) if zero_point else np.zeros(1, w.dtype)
-    quant = QuantParams.of(np.ones(zeros.size, np.float32), zeros, axis % w.ndim if zeros.size > 1 else None)
+    zeros = (
+        m.const(zero_point, "the weight's zero point").reshape(-1)
+        if zero_point
+        else np.zeros(1, w.dtype)
+    )
+    quant = QuantParams.of(
+        np.ones(zeros.size, np.float32), zeros, axis % w.ndim if zeros.size > 1 else None
+    )
     return m.constant(w, name, quant)
 
 
@@ -192,12 +208,14 @@ def matmul_integer(m: Importer, node: Node) -> None:
     m.bind(node.output, integer_product(m, node, 0, 1, 2, 3, node.output))
 
 
-def integer_product(m: Importer, node: Node, x: int, w: int, x_zero: int, w_zero: int, out: str) -> str:
+def integer_product(
+    m: Importer, node: Node, x: int, w: int, x_zero: int, w_zero: int, out: str
+) -> str:
     """The int32 product of inputs x and w with the zero points at x_zero and w_zero."""
     left, x_zero_point = m.value(node.input(x)), m.value(node.input(x_zero))
     if node.input(w) in m.known and m.known[node.input(w)].ndim == 2:
         right = integer_weight(m, node.input(w), node.input(w_zero), axis=1)
-        right = m.emit(Transpose, right, out=f"{right}.t", like=m.graph.types[right], perm=(1, 0))
+        right = m.rearranged(right, (1, 0))
         return m.emit(Linear, left, right, "", x_zero_point, out=out, like=int32_like())
     right, w_zero_point = m.value(node.input(w)), m.value(node.input(w_zero))
     return m.emit(Matmul, left, right, x_zero_point, w_zero_point, out=out, like=int32_like())
@@ -207,7 +225,13 @@ def conv_integer(m: Importer, node: Node) -> None:
     m.traits.quantized = True
     w = integer_weight(m, node.input(1), node.input(3), axis=0)
     layers.conv_op(
-        m, node, m.value(node.input(0)), w, "", x_zero_point=m.value(node.input(2)), like=int32_like()
+        m,
+        node,
+        m.value(node.input(0)),
+        w,
+        "",
+        x_zero_point=m.value(node.input(2)),
+        like=int32_like(),
     )
 
 
@@ -217,12 +241,12 @@ def matmul_integer_to_float(m: Importer, node: Node) -> None:
     from nprt.ops.mul import Mul
 
     m.traits.quantized = True
-    acc = integer_product(m, node, 0, 1, 4, 5, f"{node.output}.sum")
-    real = m.emit(Cast, acc, out=f"{node.output}.cast", like=TensorType("float32", ()))
-    scale = m.emit(Mul, m.value(node.input(2)), m.value(node.input(3)), out=f"{node.output}.scale")
-    y = m.emit(Mul, real, scale, out=f"{node.output}.real")
+    acc = integer_product(m, node, 0, 1, 4, 5, f"{node.output}~sum")
+    real = m.emit(Cast, acc, out=f"{node.output}~cast", like=TensorType("float32", ()))
+    scale = m.emit(Mul, m.value(node.input(2)), m.value(node.input(3)), out=f"{node.output}~scale")
+    y = m.emit(Mul, real, scale, out=f"{node.output}~real")
     if node.input(6):
-        y = m.emit(Add, y, m.value(node.input(6)), out=f"{node.output}.biased")
+        y = m.emit(Add, y, m.value(node.input(6)), out=f"{node.output}~biased")
     m.bind(node.output, y)
 
 
@@ -231,6 +255,6 @@ def dynamic_quantize_matmul(m: Importer, node: Node) -> None:
     m.traits.quantized = True
     quant, _ = m.quant_params(node.input(2), node.input(3), 1, 2)
     w = m.constant(m.const(node.input(1), "the weight"), node.input(1), quant)
-    w = m.emit(Transpose, w, out=f"{w}.t", like=m.graph.types[w], perm=(1, 0))
+    w = m.rearranged(w, (1, 0))
     y = m.emit(DynamicLinear, m.value(node.input(0)), w, m.value(node.input(4)), out=node.output)
     m.bind(node.output, y)

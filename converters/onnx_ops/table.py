@@ -35,7 +35,7 @@ IMPORTERS: dict[str, Translate] = {
     "Elu": unary("elu", alpha=1.0),
     "Selu": unary("selu", alpha=1.67326319217681884765625, gamma=1.05070102214813232421875),
     "Celu": unary("celu", alpha=1.0),
-    "ThresholdedRelu": unary("thresholded_relu", alpha=1.0),
+    "ThresholdedRelu": elementwise.thresholded_relu,
     "Sigmoid": unary("sigmoid"),
     "HardSigmoid": unary("hardsigmoid", alpha=0.2, beta=0.5),
     "HardSwish": unary("hardswish"),
@@ -68,7 +68,7 @@ IMPORTERS: dict[str, Translate] = {
     "AveragePool": pooling.average_pool,
     "GlobalAveragePool": pooling.global_average_pool,
     "GlobalMaxPool": pooling.global_max_pool,
-    "ReduceMean": pooling.reduce_mean,
+    "ReduceMean": movement.reduce_mean,
     "Resize": pooling.resize,
     "Upsample": pooling.resize,
     # movement

@@ -12,6 +12,7 @@ import numpy as np
 from nprt import rounding
 from nprt.ir import Array, Tensor, TensorType
 from nprt.ops import rules
+from nprt.ops.means import mean_codes
 from nprt.ops.pooling import PoolOp
 from nprt.ops.products import largest_difference
 
@@ -28,9 +29,10 @@ class AveragePool(PoolOp):
         kernel, stride, dilation, padding, ceil_mode: see `PoolOp`.
         include_padding: taps on the padding count as zeros (the zero point, in codes); otherwise they do not count.
         clamp: the least and the greatest code of y, for a fused activation; None for the whole dtype.
-        numerics: `integer` is the mean of the raw codes, eq. (20), where x and y are alike in dtype and quantization, and
-            the rescaled sum of the differences, eq. (21), where they are not. `ort` is eq. (23); there, with
-            include_padding, taps that hang over the end count as well.
+        numerics: `integer` is the mean of the raw codes, eq. (20), where x and y are alike in dtype and quantization,
+            and the rescaled sum of the differences, eq. (21), where they are not. `ort` is eq. (22) where one window
+            without padding covers x, and eq. (23) elsewhere; there, with include_padding, taps that hang over the end
+            count as well.
     """
 
     name = "average_pool"
@@ -73,6 +75,8 @@ class AveragePool(PoolOp):
         return rounding.mean_integer(acc, count, x.type.scale, y.scale, y.zero_point)
 
     def _ort(self, y: TensorType, x: Tensor, count: Array) -> Array:
+        if x.data.shape[1:-1] == self.kernel and not any(map(any, self.padding)):
+            return mean_codes(y, x, tuple(range(1, y.rank - 1)), "ort")
         view = self.windows(x.real(), y.shape, 0)
         if self.include_padding:
             count = np.full_like(count, math.prod(self.kernel))

@@ -38,7 +38,9 @@ class BinaryOp(Op):
         rules.require_clamp(self.clamp, y)
         if y.is_codes:
             if self.numerics not in self.FORMULAS:
-                rules.reject(f"numerics {self.numerics!r} has no {self.name}; use one of {', '.join(self.FORMULAS)}")
+                rules.reject(
+                    f"numerics {self.numerics!r} has no {self.name}; use one of {', '.join(self.FORMULAS)}"
+                )
             for what, type in (("a", a), ("b", b), ("y", y)):
                 rules.require_codes(what, type)
         else:

@@ -34,11 +34,16 @@ def mean(y: TensorType, x: Tensor, axes: tuple[int, ...], numerics: str) -> Arra
     """The mean over `axes`, in the shape of y: float32, or codes by eq. (21) or (22)."""
     if y.is_float:
         return x.data.mean(axis=axes, dtype=np.float64).astype(np.float32).reshape(y.shape)
+    codes = mean_codes(y, x, axes, numerics)
+    return np.clip(codes, *y.code_range).astype(y.numpy).reshape(y.shape)
+
+
+def mean_codes(y: TensorType, x: Tensor, axes: tuple[int, ...], numerics: str) -> Array:
+    """The mean over `axes`, which stay with size 1, as codes of y that are not yet clamped."""
     count = np.int64(math.prod(x.data.shape[axis] for axis in axes))
     differences = x.data.astype(np.int32) - x.type.zero_point
-    acc = differences.sum(axis=axes, dtype=np.int64)
-    codes = rounding.MEAN[numerics](acc, count, x.type.scale, y.scale, y.zero_point)
-    return np.clip(codes, *y.code_range).astype(y.numpy).reshape(y.shape)
+    acc = differences.sum(axis=axes, dtype=np.int64, keepdims=True)
+    return rounding.MEAN[numerics](acc, count, x.type.scale, y.scale, y.zero_point)
 
 
 def mean_bound(x: TensorType | Tensor, axes: tuple[int, ...]) -> int | None:

@@ -26,4 +26,4 @@ class Minimum(Op):
         return rules.broadcast_alike(a, b)
 
     def reference(self, y: TensorType, a: Tensor, b: Tensor) -> Array:
-        return np.minimum(a.data, b.data)
+        return np.asarray(np.minimum(a.data, b.data))

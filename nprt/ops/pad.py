@@ -55,7 +55,7 @@ class Pad(Op):
 
     def _require_value(self, x: TensorType) -> None:
         if x.is_float:
-            fits = abs(self.value) <= np.finfo(np.float32).max
+            fits = abs(self.value) <= float(np.finfo(np.float32).max)
         else:
             low, high = (0, 1) if x.dtype == "bool" else x.code_range
             fits = float(self.value).is_integer() and low <= self.value <= high

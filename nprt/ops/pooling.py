@@ -19,8 +19,8 @@ class PoolOp(Op):
     Fields:
         kernel, stride, dilation: one integer for each spatial axis.
         padding: (before, after) for each spatial axis. Each window must hold an element of x.
-        ceil_mode: whether a last window may hang over the end, see `windows.output_size`. What hangs over is neither x nor
-            padding.
+        ceil_mode: whether a last window may hang over the end, see `windows.output_size`. What hangs over is neither x
+            nor padding.
     """
 
     kernel: tuple[int, ...]

@@ -28,4 +28,4 @@ class Power(Op):
 
     def reference(self, y: TensorType, a: Tensor, b: Tensor) -> Array:
         with np.errstate(all="ignore"):
-            return np.power(a.data.astype(np.float64), b.data).astype(np.float32)
+            return np.asarray(np.power(a.data.astype(np.float64), b.data), np.float32)

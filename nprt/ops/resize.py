@@ -27,10 +27,11 @@ COORDINATES: dict[str, Callable[[Array, Array, int, int], Array]] = {
     ),
 }
 
-# Which of two neighbours a position between them takes.
+# Which of two neighbours a position between them takes. A position this near to the middle, in float64, is a tie.
+TIE = 1e-6
 NEAREST: dict[str, Callable[[Array], Array]] = {
-    "round_prefer_floor": lambda at: np.ceil(at - np.float32(0.5)),
-    "round_prefer_ceil": lambda at: np.floor(at + np.float32(0.5)),
+    "round_prefer_floor": lambda at: np.ceil(at - (0.5 + TIE)),
+    "round_prefer_ceil": lambda at: np.floor(at + (0.5 + TIE)),
     "floor": np.floor,
     "ceil": np.ceil,
 }
@@ -49,7 +50,8 @@ class Resize(Op):
             x take its border.
         coordinates: "half_pixel", "asymmetric", "align_corners" or "pytorch_half_pixel", as ONNX defines them.
         nearest: which neighbour is the nearest: "round_prefer_floor", "round_prefer_ceil", "floor" or "ceil".
-        scales: out / in for each spatial axis, where it is not the ratio of the sizes; rounded to float32.
+        scales: out / in for each spatial axis, where it is not the ratio of the sizes; rounded to float32. Without effect
+            if y has x's shape: then y is x, as in onnxruntime.
         numerics: how linear weighs codes: `integer` in fixed point, eq. (28) and (29), ties up; `ort` in float32, the
             fraction cut off, eq. (30).
     """
@@ -78,12 +80,15 @@ class Resize(Op):
             spatial = [rules.known("a spatial dimension", dim) for dim in type.shape[1:-1]]
             rules.require_positive(f"spatial dimensions of {what}", spatial, rank)
         if self.scales is not None:
-            scales = np.array(self.scales, np.float32)
+            with np.errstate(over="ignore"):
+                scales = np.array(self.scales, np.float32)
             if len(scales) != rank or not np.all((scales > 0) & np.isfinite(scales)):
                 raise ShapeError(f"scales={self.scales} is not {rank} positive float32 numbers")
         return x.with_shape(y.shape)
 
     def reference(self, y: TensorType, x: Tensor) -> Array:
+        if x.data.shape == y.shape:
+            return x.data
         positions = self.positions(x.data.shape[1:-1], tuple(map(int, y.shape[1:-1])))
         if self.mode == "nearest":
             return take(x.data, [self._nearest(*axis) for axis in positions])
@@ -109,7 +114,7 @@ class Resize(Op):
 
     def _nearest(self, at: Array, size: int) -> Array:
         """Indices into an axis of x: (out,) int64."""
-        return np.clip(NEAREST[self.nearest](at), 0, size - 1).astype(np.int64)
+        return np.clip(NEAREST[self.nearest](at.astype(np.float64)), 0, size - 1).astype(np.int64)
 
 
 # Low and high index, weight of the low and of the high element; each (out,).

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from nprt.ir import Op
 from nprt.ops.add import Add
+from nprt.ops.argmax import Argmax
+from nprt.ops.average_pool import AveragePool
+from nprt.ops.cast import Cast
+from nprt.ops.compare import Compare
+from nprt.ops.concat import Concat
 from nprt.ops.conv import Conv
 from nprt.ops.conv_transpose import ConvTranspose
 from nprt.ops.depthwise_conv import DepthwiseConv
@@ -11,15 +16,37 @@ from nprt.ops.dequantize import Dequantize
 from nprt.ops.div import Div
 from nprt.ops.dynamic_linear import DynamicLinear
 from nprt.ops.dynamic_quantize import DynamicQuantize
+from nprt.ops.expand import Expand
+from nprt.ops.gather import Gather
+from nprt.ops.global_average_pool import GlobalAveragePool
 from nprt.ops.linear import Linear
 from nprt.ops.lookup import Lookup
 from nprt.ops.matmul import Matmul
+from nprt.ops.max_pool import MaxPool
+from nprt.ops.maximum import Maximum
+from nprt.ops.minimum import Minimum
 from nprt.ops.mul import Mul
+from nprt.ops.pad import Pad
+from nprt.ops.power import Power
+from nprt.ops.prelu import Prelu
 from nprt.ops.quantize import Quantize
+from nprt.ops.reduce_mean import ReduceMean
+from nprt.ops.reshape import Reshape
+from nprt.ops.resize import Resize
+from nprt.ops.slice import Slice
+from nprt.ops.softmax import Softmax
 from nprt.ops.sub import Sub
+from nprt.ops.transpose import Transpose
+from nprt.ops.unary import Unary
+from nprt.ops.where import Where
 
 OPS: dict[str, type[Op]] = {
     "add": Add,
+    "argmax": Argmax,
+    "average_pool": AveragePool,
+    "cast": Cast,
+    "compare": Compare,
+    "concat": Concat,
     "conv": Conv,
     "conv_transpose": ConvTranspose,
     "depthwise_conv": DepthwiseConv,
@@ -27,10 +54,27 @@ OPS: dict[str, type[Op]] = {
     "div": Div,
     "dynamic_linear": DynamicLinear,
     "dynamic_quantize": DynamicQuantize,
+    "expand": Expand,
+    "gather": Gather,
+    "global_average_pool": GlobalAveragePool,
     "linear": Linear,
     "lookup": Lookup,
     "matmul": Matmul,
+    "max_pool": MaxPool,
+    "maximum": Maximum,
+    "minimum": Minimum,
     "mul": Mul,
+    "pad": Pad,
+    "power": Power,
+    "prelu": Prelu,
     "quantize": Quantize,
+    "reduce_mean": ReduceMean,
+    "reshape": Reshape,
+    "resize": Resize,
+    "slice": Slice,
+    "softmax": Softmax,
     "sub": Sub,
+    "transpose": Transpose,
+    "unary": Unary,
+    "where": Where,
 }

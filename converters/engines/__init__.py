@@ -1,0 +1,1 @@
+"""What the engines that models come from do with a quantized graph."""

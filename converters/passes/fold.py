@@ -1,0 +1,124 @@
+"""Constants: ops on constants are computed now, and constant factors and offsets go into the layer before."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from nprt.converters.graph import DERIVED, Graph, Rewriter
+from nprt.ir import Array, Op, Tensor
+from nprt.ops.add import Add
+from nprt.ops.conv import Conv
+from nprt.ops.conv_transpose import ConvTranspose
+from nprt.ops.depthwise_conv import DepthwiseConv
+from nprt.ops.dequantize import Dequantize
+from nprt.ops.linear import Linear
+from nprt.ops.mul import Mul
+from nprt.ops.sub import Sub
+
+LAYERS = (Conv, DepthwiseConv, ConvTranspose, Linear)
+
+
+def fold_constants(graph: Graph) -> None:
+    """Compute every op whose inputs are all constants, except `dequantize`, which a later pass fuses."""
+
+    def rule(rewriter: Rewriter, op: Op) -> bool:
+        inputs = op.used_inputs()
+        if isinstance(op, Dequantize) or not inputs or not all(map(rewriter.is_constant, inputs)):
+            return False
+        if len(op.outputs) != 1:
+            return False
+        types = graph.types
+        arrays = op.arguments(lambda name: Tensor(types[name], graph.constants[name]))
+        graph.constants[op.outputs[0]] = op.reference(types[op.outputs[0]], *arrays)
+        return True
+
+    graph.rewrite(rule)
+
+
+def fold_affine(graph: Graph) -> None:
+    """`layer * factor + offset` with one constant for each output channel becomes the layer alone (batch norm)."""
+
+    def rule(rewriter: Rewriter, op: Op) -> bool:
+        if not isinstance(op, Mul | Add | Sub):
+            return False
+        layer_at = 0 if isinstance(op, Sub) or rewriter.is_constant(op.inputs[1]) else 1
+        layer = rewriter.producer(op.inputs[layer_at], *LAYERS)
+        constant = op.inputs[1 - layer_at]
+        if layer is None or not rewriter.is_constant(constant):
+            return False
+        if (
+            rewriter.only_reader(layer.outputs[0]) is None
+            or not graph.types[layer.inputs[0]].is_float
+        ):
+            return False
+        channels = graph.types[layer.outputs[0]].shape[-1]
+        vector = _per_channel(graph.constants[constant], channels, graph.types[op.outputs[0]].rank)
+        if (
+            vector is None
+            or graph.types[op.outputs[0]].shape != graph.types[layer.outputs[0]].shape
+        ):
+            return False
+        if isinstance(op, Sub):
+            vector = -vector
+        folded = (
+            _scaled(rewriter, layer, vector)
+            if isinstance(op, Mul)
+            else _shifted(rewriter, layer, vector)
+        )
+        if folded is None:
+            return False
+        graph.ops.remove(layer)
+        rewriter.label |= graph.labels.get(layer.outputs[0], frozenset())
+        rewriter.emit(dataclasses.replace(folded, outputs=op.outputs))
+        return True
+
+    while graph.rewrite(rule):
+        pass
+
+
+def _per_channel(array: Array, channels: object, rank: int) -> Array | None:
+    """`array` as one number for each channel of the last axis, if it broadcasts along that axis alone."""
+    if array.ndim > rank or array.size not in (1, channels) or array.dtype != np.float32:
+        return None
+    if array.size > 1 and array.shape[-1] != channels:
+        return None
+    return np.broadcast_to(array.reshape(-1), (channels,)).astype(np.float64)  # type: ignore[call-overload]
+
+
+def _scaled(rewriter: Rewriter, layer: Op, factor: Array) -> Op | None:
+    """The layer with weights and bias times `factor`."""
+    graph = rewriter.graph
+    x, w, bias, *rest = (*layer.inputs, "", "")[: len(layer.INPUTS)]
+    if w not in graph.constants or (bias and bias not in graph.constants):
+        return None
+    weights = graph.constants[w]
+    along = (1,) * (weights.ndim - 1)
+    shape = (*along, -1) if isinstance(layer, DepthwiseConv) else (-1, *along)
+    new_w = graph.constant((weights * factor.reshape(shape)).astype(np.float32), w)
+    new_bias = bias and graph.constant((graph.constants[bias] * factor).astype(np.float32), bias)
+    return _with_inputs(layer, x, new_w, new_bias, *rest)
+
+
+def _shifted(rewriter: Rewriter, layer: Op, offset: Array) -> Op | None:
+    """The layer with `offset` added to its bias."""
+    graph = rewriter.graph
+    x, w, bias, *rest = (*layer.inputs, "", "")[: len(layer.INPUTS)]
+    if bias and bias not in graph.constants:
+        return None
+    old = graph.constants[bias] if bias else np.zeros(offset.shape, np.float32)
+    new_bias = graph.constant((old + offset).astype(np.float32), bias or bias_name(w))
+    return _with_inputs(layer, x, w, new_bias, *rest)
+
+
+def bias_name(weights: str) -> str:
+    """A name for the bias that goes with weights of this name."""
+    base = weights.split(DERIVED)[0]
+    return f"{base.removesuffix('weight').removesuffix('.')}.bias"
+
+
+def _with_inputs(layer: Op, *inputs: str) -> Op:
+    while inputs and not inputs[-1]:
+        inputs = inputs[:-1]
+    return dataclasses.replace(layer, inputs=inputs)

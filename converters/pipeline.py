@@ -1,0 +1,95 @@
+"""From a front end's graph to a Model: which passes run, in which order."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any, Protocol
+
+from nprt.converters.engines import ort
+from nprt.converters.graph import Graph
+from nprt.converters.passes.fold import fold_affine, fold_constants
+from nprt.converters.passes.layout import (
+    flatten_into_linear,
+    reshape_trivial_transposes,
+    sink_transposes,
+)
+from nprt.converters.passes.qdq import fuse, settle_quantize, sum_in_int32
+from nprt.converters.quantize import QuantizationConfig, quantize_dynamic, quantize_static
+from nprt.errors import ModelError
+from nprt.info import float_ops
+from nprt.ir import Model, Origin
+
+log = logging.getLogger("nprt")
+
+NUMERICS = ("auto", "integer", "ort")
+
+
+class Traits(Protocol):
+    """What a front end found out about its source."""
+
+    quantized: bool
+    qoperator: bool
+
+
+def convert(
+    graph: Graph,
+    name: str,
+    origin: Origin,
+    traits: Traits,
+    *,
+    calibration: Any,
+    numerics: str,
+    config: QuantizationConfig,
+    require_integer: bool,
+    progress: bool,
+) -> Model:
+    """Quantize if need be, fuse, and freeze. See `from_onnx` for the arguments and errors."""
+    if numerics not in NUMERICS:
+        raise ValueError(f"numerics {numerics!r} is not one of {', '.join(NUMERICS)}")
+    if calibration is not None and traits.quantized:
+        raise ValueError(f"{name} is quantized already; calibration data have no use")
+    if numerics == "auto":
+        numerics = "ort" if traits.quantized else "integer"
+    settle_layout(graph)
+    notes: list[str] = []
+    if not traits.quantized and calibration is not None:
+        quantize_static(graph, config, calibration, progress)
+    elif not traits.quantized:
+        left = quantize_dynamic(graph, config)
+        if left:
+            notes.append(
+                f"{len(left)} layers stay in float32 without calibration data: {', '.join(left[:8])}"
+            )
+            log.warning("%s: %s", name, notes[-1])
+    settle_quantize(graph)
+    fuse(graph, numerics, ort.fuses(graph, traits.qoperator))
+    sum_in_int32(graph)
+    finish_layout(graph)
+    model = graph.to_model(replace(origin, notes=tuple(notes)))
+    if require_integer:
+        _require_integer(model, name)
+    return model
+
+
+def settle_layout(graph: Graph) -> None:
+    """Constants folded, transposes cancelled, batch norm in the layers."""
+    fold_constants(graph)
+    sink_transposes(graph)
+    fold_affine(graph)
+    fold_constants(graph)
+
+
+def finish_layout(graph: Graph) -> None:
+    """What is left of the transposes, on codes now, goes into weights or becomes a reshape."""
+    sink_transposes(graph)
+    flatten_into_linear(graph)
+    reshape_trivial_transposes(graph)
+    fold_constants(graph)
+
+
+def _require_integer(model: Model, name: str) -> None:
+    found = float_ops(model)
+    if found:
+        listing = "\n".join(f"  {op.outputs[0]} = {op}" for op in found)
+        raise ModelError(f"{name}: {len(found)} ops work on float32:\n{listing}")
