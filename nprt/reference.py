@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
+
 from nprt.ir import Array, Model, Tensor, TensorType
 
 Observe = Callable[[str, TensorType, Array], None]
@@ -59,4 +61,14 @@ class ReferenceBackend:
                     and name not in model.constants
                 ):
                     del values[name]
-        return {name: values[name] for name in keep}
+        return {
+            name: _owned(values[name], (*feeds.values(), *model.constants.values()))
+            for name in keep
+        }
+
+
+def _owned(array: Array, others: tuple[Array, ...]) -> Array:
+    """`array`, copied if it shares memory with one of `others`: a caller may write into what it gets."""
+    if any(np.may_share_memory(array, other) for other in others):
+        return array.copy()
+    return array

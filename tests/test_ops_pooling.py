@@ -362,6 +362,7 @@ def test_global_average_pool_in_fixed_point(shape, seed, data, x_dtype, y_dtype,
 )
 def test_global_average_pool_ort_is_onnxruntime(shape, seed, data, dtype, x_scale, y_scale, last):
     pytest.importorskip("onnxruntime")
+    assume(x_scale / y_scale < 256)  # what onnxruntime takes
     x_zero, y_zero = data.draw(zero_points(dtype)), data.draw(zero_points(dtype))
     x = tensor(codes(seed, dtype, shape), x_scale, x_zero)
     actual = run(GlobalAveragePool, type_of(dtype, (), y_scale, y_zero), x, numerics="ort")

@@ -50,8 +50,8 @@ class Resize(Op):
             x take its border.
         coordinates: "half_pixel", "asymmetric", "align_corners" or "pytorch_half_pixel", as ONNX defines them.
         nearest: which neighbour is the nearest: "round_prefer_floor", "round_prefer_ceil", "floor" or "ceil".
-        scales: out / in for each spatial axis, where it is not the ratio of the sizes; rounded to float32. Without effect
-            if y has x's shape: then y is x, as in onnxruntime.
+        scales: out / in for each spatial axis, where it is not the ratio of the sizes; rounded to float32. Without
+            effect if y has x's shape: then y is x, as in onnxruntime.
         numerics: how linear weighs codes: `integer` in fixed point, eq. (28) and (29), ties up; `ort` in float32, the
             fraction cut off, eq. (30).
     """
