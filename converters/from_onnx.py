@@ -23,6 +23,9 @@ log = logging.getLogger("nprt")
 
 OLDEST_OPSET, NEWEST_OPSET = 10, 21
 
+# What translating a node runs into when its attributes have wrong types or its inputs are too few or too many.
+MALFORMED = (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError)
+
 
 def from_onnx(
     source: str | os.PathLike[str] | bytes | onnx.ModelProto,
@@ -98,9 +101,7 @@ def read_proto(source: Any) -> tuple[onnx.ModelProto, str]:
         return onnx.load_model(os.fspath(source)), name
     except OSError:
         raise
-    except (
-        Exception
-    ) as error:  # protobuf raises its own DecodeError, which this package does not depend on
+    except Exception as error:  # protobuf's DecodeError, without depending on protobuf
         raise ModelFormatError(
             f"{name}: not an ONNX model ({type(error).__name__}: {error})"
         ) from error
@@ -121,10 +122,15 @@ def import_graph(
 ) -> tuple[Graph, Any]:
     """Translate every node. Raises UnsupportedOpError with all that could not be."""
     importer = Importer(opset_of(proto, name))
-    importer.read_initializers(proto.graph)
-    importer.read_inputs(proto.graph, input_shapes)
-    for proto_node in proto.graph.node:
-        node = Node(proto_node)
+    try:
+        importer.read_initializers(proto.graph)
+        importer.read_inputs(proto.graph, input_shapes)
+        nodes = [Node(node) for node in proto.graph.node]
+    except MALFORMED as error:
+        if isinstance(error, ModelError):
+            raise type(error)(f"{name}: {error}") from error
+        raise ModelFormatError(f"{name}: not a sound ONNX model ({error})") from error
+    for node in nodes:
         translate = IMPORTERS.get(
             node.op_type if node.domain in ("", "ai.onnx") else node.qualified_name
         )
@@ -143,6 +149,8 @@ def import_graph(
                 importer.report(node, f"attributes {unread} are not supported")
         except (ModelError, NotImplementedError) as error:
             importer.report(node, str(error))
+        except MALFORMED as error:
+            importer.report(node, f"the node is malformed ({type(error).__name__}: {error})")
     if importer.problems:
         raise UnsupportedOpError(name, importer.problems)
     importer.bind_outputs(proto.graph)

@@ -1,7 +1,8 @@
 """The graph between the front ends and the op list: a model under construction.
 
-It is made of the same ops and types as a `Model`, but it can be changed. A front end writes float32 ops, with `quantize` and
-`dequantize` around them where its source is quantized; the passes rewrite the graph; `to_model` freezes it.
+It is made of the same ops and types as a `Model`, but it can be changed. A front end writes float32 ops, with
+`quantize` and `dequantize` around them where its source is quantized; the passes rewrite the graph; `to_model` freezes
+it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Quantize a float graph: which values get codes, with which scale and zero point, and weights as int8.
 
-The result is the same graph with `quantize` and `dequantize` around the ops that shall work on codes; `passes/qdq.py` makes
-integer ops of it, as it does for models that came quantized.
+The result is the same graph with `quantize` and `dequantize` around the ops that shall work on codes; `passes/qdq.py`
+makes integer ops of it, as it does for models that came quantized.
 """
 
 from __future__ import annotations
@@ -414,8 +414,8 @@ def quantize_static(
 def insert_qdq(graph: Graph, plan: Plan, params: Mapping[str, QuantParams]) -> None:
     """Values get codes with `params`.
 
-    A value that an op on codes makes exists only as codes, and everything reads those. Of an input, or of the result of an op
-    that stays in float32 (`exact`), only the ops on codes read codes.
+    A value that an op on codes makes exists only as codes, and everything reads those. Of an input, or of the result of
+    an op that stays in float32 (`exact`), only the ops on codes read codes.
     """
     real: dict[str, str] = {}
 

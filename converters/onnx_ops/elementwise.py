@@ -133,8 +133,8 @@ def batch_norm(m: Importer, node: Node) -> None:
         m.const(name, what).astype(np.float64)
         for name, what in zip(node.inputs[1:], ("scale", "bias", "mean", "variance"), strict=True)
     )
-    if var.min(initial=0) < 0:
-        raise ModelError("the variance has negative entries")
+    if not np.all(var >= 0):
+        raise ModelError("the variance has negative or undefined entries")
     x = m.value(node.input(0))
     rank = m.graph.types[x].rank
     factor = scale / np.sqrt(var + node.attr("epsilon", 1e-5))

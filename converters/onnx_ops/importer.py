@@ -1,8 +1,8 @@
 """The state of an import: which ONNX value is which graph value, and what is known of it.
 
-Values are of two kinds. *Graph values* are computed when the model runs. *Known values* are arrays whose content is known now:
-initializers, and the results of shape arithmetic, whose entries may be symbols (the batch dimension). A known value enters
-the graph as a constant when an op needs it.
+Values are of two kinds. *Graph values* are computed when the model runs. *Known values* are arrays whose content is
+known now: initializers, and the results of shape arithmetic, whose entries may be symbols (the batch dimension). A known
+value enters the graph as a constant when an op needs it.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,20 @@ Translate = Callable[[Importer, Node], None]
 
 
 # --- shape arithmetic ---------------------------------------------------------------------------------
+
+
+# Shape arithmetic and small tables; a file that asks for more than this asks for the host's memory.
+MAX_KNOWN_ELEMENTS = 1 << 24
+
+
+def bounded(shape: Any) -> tuple[int, ...]:
+    """`shape` as integers, if an array of that shape may be made while converting."""
+    sizes = tuple(int(size) for size in shape)
+    if min(sizes, default=0) < 0 or math.prod(sizes) > MAX_KNOWN_ELEMENTS:
+        raise ShapeError(
+            f"a constant of shape {list(sizes)} is not made; at most {MAX_KNOWN_ELEMENTS} elements"
+        )
+    return sizes
 
 
 def foldable(
@@ -66,6 +81,7 @@ def arithmetic(
 
     def evaluate(m: Importer, node: Node, inputs: list[Array]) -> Array:
         a, b = inputs
+        bounded(np.broadcast_shapes(a.shape, b.shape))
         if a.dtype != object and b.dtype != object:
             return np.asarray(function(a, b))
         return np.asarray(np.frompyfunc(symbolic, 2, 1)(a, b), object)
@@ -117,15 +133,18 @@ def constant_of_shape(m: Importer, node: Node) -> None:
 
     value = node.attr("value", None)
     fill = to_array(value) if value is not None else np.zeros(1, np.float32)
-    m.known[node.output] = np.full(m.ints(node.input(0), "the shape"), fill.reshape(()), fill.dtype)
+    shape = bounded(m.ints(node.input(0), "the shape"))
+    m.known[node.output] = np.full(shape, fill.reshape(()), fill.dtype)
 
 
 def evaluate_range(m: Importer, node: Node, inputs: list[Array]) -> Array:
     start, stop, step = (array.reshape(()) for array in inputs)
+    bounded((max(0, math.ceil((stop - start) / step)),))
     return np.arange(start, stop, step, dtype=start.dtype)
 
 
 def evaluate_where(m: Importer, node: Node, inputs: list[Array]) -> Array:
+    bounded(np.broadcast_shapes(*(array.shape for array in inputs)))
     return np.where(*inputs)  # type: ignore[call-overload, no-any-return]
 
 
@@ -137,6 +156,7 @@ def evaluate_reduce_prod(m: Importer, node: Node, inputs: list[Array]) -> Array:
 
 def elementwise(function: Callable[..., Any]) -> Callable[[Importer, Node, list[Array]], Array]:
     def evaluate(m: Importer, node: Node, inputs: list[Array]) -> Array:
+        bounded(np.broadcast_shapes(*(array.shape for array in inputs)))
         return np.asarray(function(*inputs))
 
     return evaluate
@@ -347,7 +367,9 @@ def pad(m: Importer, node: Node) -> None:
 
 
 def evaluate_gather(m: Importer, node: Node, inputs: list[Array]) -> Array:
-    return np.take(inputs[0], inputs[1].astype(np.int64), axis=node.attr("axis", 0))
+    axis = node.attr("axis", 0)
+    bounded((inputs[1].size, inputs[0].size // max(1, inputs[0].shape[axis])))
+    return np.take(inputs[0], inputs[1].astype(np.int64), axis=axis)
 
 
 def gather(m: Importer, node: Node) -> None:
@@ -373,8 +395,8 @@ def gather(m: Importer, node: Node) -> None:
 
 
 def evaluate_expand(m: Importer, node: Node, inputs: list[Array]) -> Array:
-    target = [int(d) for d in inputs[1]]
-    return np.broadcast_to(inputs[0], np.broadcast_shapes(inputs[0].shape, tuple(target)))
+    target = tuple(int(d) for d in inputs[1])
+    return np.broadcast_to(inputs[0], bounded(np.broadcast_shapes(inputs[0].shape, target)))
 
 
 def expand(m: Importer, node: Node) -> None:
@@ -395,11 +417,21 @@ def expand(m: Importer, node: Node) -> None:
 
 
 def tile(m: Importer, node: Node) -> None:
+    """Along each axis: put an axis of size 1 before it, repeat that, and merge the two."""
     y = m.value(node.input(0))
     for axis, count in enumerate(m.ints(node.input(1), "repeats")):
-        if count > 1:
-            like = m.graph.types[y]
-            y = m.emit(Concat, *[y] * count, out=f"{node.output}~{axis}", like=like, axis=axis)
+        if count == 1:
+            continue
+        type = m.graph.types[y]
+        before, size, after = (
+            type.shape[:axis],
+            known("a repeated dimension", type.shape[axis]),
+            type.shape[axis + 1 :],
+        )
+        y = to_shape(m, y, (*before, 1, size, *after), f"{node.output}~split")
+        repeated = type.with_shape((*before, count, size, *after))
+        y = m.emit(Expand, y, out=f"{node.output}~repeated", like=repeated)
+        y = to_shape(m, y, (*before, count * size, *after), f"{node.output}~{axis}")
     m.bind(node.output, y)
 
 

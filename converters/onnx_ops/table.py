@@ -1,4 +1,4 @@
-"""Every ONNX operator that nprt reads, and the function that translates it. Operators of other domains have theirs in front."""
+"""Every ONNX operator that nprt reads, and the function that translates it. Names of other domains begin with theirs."""
 
 from __future__ import annotations
 

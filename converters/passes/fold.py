@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from nprt.converters.graph import DERIVED, Graph, Rewriter
-from nprt.ir import Array, Op, Tensor
+from nprt.ir import Array, Op, Tensor, numel
 from nprt.ops.add import Add
 from nprt.ops.conv import Conv
 from nprt.ops.conv_transpose import ConvTranspose
@@ -16,6 +16,9 @@ from nprt.ops.dequantize import Dequantize
 from nprt.ops.linear import Linear
 from nprt.ops.mul import Mul
 from nprt.ops.sub import Sub
+
+# A constant that is larger than this is left to be computed when the model runs.
+MAX_FOLDED_ELEMENTS = 1 << 26
 
 LAYERS = (Conv, DepthwiseConv, ConvTranspose, Linear)
 
@@ -27,7 +30,7 @@ def fold_constants(graph: Graph) -> None:
         inputs = op.used_inputs()
         if isinstance(op, Dequantize) or not inputs or not all(map(rewriter.is_constant, inputs)):
             return False
-        if len(op.outputs) != 1:
+        if len(op.outputs) != 1 or numel(graph.types[op.outputs[0]].shape) > MAX_FOLDED_ELEMENTS:
             return False
         types = graph.types
         arrays = op.arguments(lambda name: Tensor(types[name], graph.constants[name]))

@@ -1,0 +1,1 @@
+"""Measurements: speed and accuracy, each a command. `bench/README.md` lists them."""
