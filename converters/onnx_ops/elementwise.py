@@ -133,11 +133,12 @@ def batch_norm(m: Importer, node: Node) -> None:
         m.const(name, what).astype(np.float64)
         for name, what in zip(node.inputs[1:], ("scale", "bias", "mean", "variance"), strict=True)
     )
-    if not np.all(var >= 0):
-        raise ModelError("the variance has negative or undefined entries")
+    var = var + node.attr("epsilon", 1e-5)
+    if not np.all(var > 0):
+        raise ModelError("variance + epsilon is not positive everywhere")
     x = m.value(node.input(0))
     rank = m.graph.types[x].rank
-    factor = scale / np.sqrt(var + node.attr("epsilon", 1e-5))
+    factor = scale / np.sqrt(var)
     along = (-1, *(1,) * (rank - 2))
     a = m.constant(factor.astype(np.float32).reshape(along), f"{node.output}~factor")
     b = m.constant(
