@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("nprt")
 
-OLDEST_OPSET, NEWEST_OPSET = 10, 21
+OLDEST_OPSET, NEWEST_OPSET = 10, 28
 
 # What translating a node runs into when its attributes have wrong types or its inputs are too few or too many.
 MALFORMED = (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError)
@@ -40,11 +40,12 @@ def from_onnx(
     """Convert an ONNX model to int8.
 
     Args:
-        source: path or bytes of an ONNX file, or a ModelProto. It may be float (opset 11 to 21), quantized with
-            QuantizeLinear and DequantizeLinear, with QLinear operators, or with integer operators (opset 10 to 21).
+        source: path or bytes of an ONNX file, or a ModelProto. It may be float (opset 10 to 28), quantized with
+            QuantizeLinear and DequantizeLinear, with QLinear operators, or with integer operators (opset 10 to 28).
         calibration: for a float model: an iterable of feeds `{input name: array}`, or one such mapping whose arrays
             are cut along the first axis. Without it, linear layers quantize their input at run time.
-        numerics: "integer", "ort", or "auto": "integer" for a float model, "ort" for a quantized one.
+        numerics: "integer", "ort", or "auto": "integer" for a float model, "ort" for a quantized one. "ort-int8" is
+            "ort" with onnxruntime's session option `session.qdqisint8allowed`, for models with int8 activations.
         config: how a float model is quantized; see `QuantizationConfig`.
         input_shapes: shapes that replace the declared ones, by input name; a name stands for a free dimension.
         require_integer: refuse a model that keeps float ops between its first quantize and its last dequantize.
@@ -55,7 +56,7 @@ def from_onnx(
 
     Raises:
         UnsupportedOpError: lists every node that cannot be converted.
-        ModelFormatError: not an ONNX file, or an opset outside 10 to 21.
+        ModelFormatError: not an ONNX file, or an opset outside 10 to 28.
         CalibrationError: the calibration data are empty, misnamed or not finite.
         ModelError: the model breaks a rule of the op list.
     """
@@ -148,7 +149,7 @@ def import_graph(
             if unread:
                 importer.report(node, f"attributes {unread} are not supported")
         except (ModelError, NotImplementedError) as error:
-            importer.report(node, str(error))
+            importer.report(node, importer.explain(error))
         except MALFORMED as error:
             importer.report(node, f"the node is malformed ({type(error).__name__}: {error})")
     if importer.problems:

@@ -280,7 +280,7 @@ def name_outputs(graph: Graph, names: Sequence[str]) -> None:
     graph.sweep()
     for index, name in enumerate(names):
         value = graph.outputs[index]
-        if value == name:
+        if value == name and value not in graph.constants:
             continue
         if name in graph.types:
             rename(graph, name, graph.fresh(f"{name}~inner"))
@@ -295,7 +295,7 @@ def name_outputs(graph: Graph, names: Sequence[str]) -> None:
 
 
 def rename(graph: Graph, old: str, new: str) -> None:
-    """Give the result of an op another name, one that is free."""
+    """Give the result of an op, or a constant, another name, one that is free."""
 
     def fixed(names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(new if name == old else name for name in names)
@@ -307,5 +307,7 @@ def rename(graph: Graph, old: str, new: str) -> None:
         for op in graph.ops
     ]
     graph.types[new] = graph.types.pop(old)
+    if old in graph.constants:
+        graph.constants[new] = graph.constants.pop(old)
     graph.labels[new] = graph.labels.pop(old, frozenset())
     graph.outputs = list(fixed(tuple(graph.outputs)))

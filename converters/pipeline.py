@@ -8,13 +8,15 @@ from typing import Any, Protocol
 
 from nprt.converters.engines import ort
 from nprt.converters.graph import Graph
+from nprt.converters.passes.dynamic import fuse_dynamic
+from nprt.converters.passes.edges import drop_edges
 from nprt.converters.passes.fold import fold_affine, fold_constants
 from nprt.converters.passes.layout import (
     flatten_into_linear,
     reshape_trivial_transposes,
     sink_transposes,
 )
-from nprt.converters.passes.qdq import fuse, settle_quantize, sum_in_int32
+from nprt.converters.passes.qdq import fuse, settle_quantize
 from nprt.converters.quantize import QuantizationConfig, quantize_dynamic, quantize_static
 from nprt.errors import ModelError
 from nprt.info import float_ops
@@ -22,7 +24,7 @@ from nprt.ir import Model, Origin
 
 log = logging.getLogger("nprt")
 
-NUMERICS = ("auto", "integer", "ort")
+NUMERICS = ("auto", "integer", "ort", "ort-int8")
 
 
 class Traits(Protocol):
@@ -51,7 +53,10 @@ def convert(
         raise ValueError(f"{name} is quantized already; calibration data have no use")
     if numerics == "auto":
         numerics = "ort" if traits.quantized else "integer"
-    settle_layout(graph)
+    int8 = numerics == "ort-int8"
+    if traits.quantized and numerics != "integer":
+        ort.follow(graph, qoperator=traits.qoperator, int8=int8)
+    settle_layout(graph, integer=numerics == "integer")
     notes: list[str] = []
     if not traits.quantized and calibration is not None:
         quantize_static(graph, config, calibration, progress)
@@ -62,27 +67,43 @@ def convert(
                 f"{len(left)} layers stay in float32 without calibration data: {', '.join(left[:8])}"
             )
             log.warning("%s: %s", name, notes[-1])
+    if not traits.quantized and numerics != "integer":
+        ort.decide(graph, int8=int8)
     settle_quantize(graph)
-    fuse(graph, numerics, ort.fuses(graph, traits.qoperator))
-    sum_in_int32(graph)
+    nearest = fuse(graph, numerics)
+    if nearest:
+        notes.append(
+            f"{len(nearest)} products are integer that onnxruntime computes in float32, where it may round a code "
+            f"otherwise: {', '.join(nearest[:8])}{', ...' if len(nearest) > 8 else ''}"
+        )
+    fuse_dynamic(graph)
     finish_layout(graph)
+    if not config.float_edges:
+        drop_edges(graph)
     model = graph.to_model(replace(origin, notes=tuple(notes)))
     if require_integer:
         _require_integer(model, name)
     return model
 
 
-def settle_layout(graph: Graph) -> None:
-    """Constants folded, transposes cancelled, batch norm in the layers."""
+def float_model(graph: Graph) -> Model:
+    """The model that a front end read, in float32: what quantization starts from."""
+    settle_layout(graph, integer=True)
+    finish_layout(graph)
+    return graph.to_model()
+
+
+def settle_layout(graph: Graph, *, integer: bool) -> None:
+    """Constants folded, transposes cancelled, batch norm in the layers; with `integer` in quantized ones too."""
     fold_constants(graph)
     sink_transposes(graph)
-    fold_affine(graph)
+    fold_affine(graph, quantized=integer)
     fold_constants(graph)
 
 
 def finish_layout(graph: Graph) -> None:
     """What is left of the transposes, on codes now, goes into weights or becomes a reshape."""
-    sink_transposes(graph)
+    sink_transposes(graph, past_dequantize=False)
     flatten_into_linear(graph)
     reshape_trivial_transposes(graph)
     fold_constants(graph)

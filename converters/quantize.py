@@ -14,17 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from nprt.converters.graph import FLOAT, Graph, Rewriter
+from nprt.converters.graph import DERIVED, FLOAT, Graph, Rewriter
 from nprt.converters.observers import Observer, make_observer
 from nprt.converters.passes.qdq import BINARIES, LAYERS, is_movement
 from nprt.converters.passes.tabulate import ELEMENTWISE
-from nprt.errors import CalibrationError
+from nprt.errors import CalibrationError, InputError
 from nprt.ir import Array, Op, QuantParams, TensorType
 from nprt.ops.average_pool import AveragePool
 from nprt.ops.concat import Concat
 from nprt.ops.depthwise_conv import DepthwiseConv
 from nprt.ops.dequantize import Dequantize
 from nprt.ops.dynamic_linear import DynamicLinear
+from nprt.ops.expand import Expand
+from nprt.ops.gather import Gather
 from nprt.ops.global_average_pool import GlobalAveragePool
 from nprt.ops.linear import Linear
 from nprt.ops.matmul import Matmul
@@ -56,6 +58,9 @@ ObserverSpec = str | Callable[..., Observer] | Observer
 # Feeds that come as one big array are cut into pieces of this many samples.
 CALIBRATION_BATCH = 32
 
+# A constant with an element this large is a mask: the element stands for infinity.
+MASK = 1e4
+
 # A bias is kept below this, so that the sum of products has room beside it in int32: eq. (4).
 BIAS_LIMIT = 2.0**30
 
@@ -83,6 +88,9 @@ class QuantizationConfig:
         dtype: "int8" or "uint8" for activations. Weights are int8 in [-127, 127].
         symmetric: activations have their zero point in the middle of the codes.
         per_channel: weights have a scale for each output channel.
+        float_edges: whether the model takes and gives float32. If not, its inputs and outputs are codes, with their
+            scale and zero point in their type (`Session.inputs` shows them), and the first `quantize` and the last
+            `dequantize` are left out. On the command line: --integer-edges.
         observer: "minmax", "moving_average", "percentile", "entropy", "mse", or a factory; see `observers`.
         layers: what is different for some layers, by the name of a node or of its result in the source model; the
             patterns of `fnmatch` are allowed ("/features/0/*"). The first that matches counts.
@@ -91,6 +99,7 @@ class QuantizationConfig:
     dtype: str = "int8"
     symmetric: bool = False
     per_channel: bool = True
+    float_edges: bool = True
     observer: ObserverSpec = "mse"
     layers: Mapping[str, LayerConfig] = field(default_factory=dict)
 
@@ -119,7 +128,10 @@ def check_patterns(graph: Graph, config: QuantizationConfig) -> None:
 
 
 def _names(graph: Graph, op: Op) -> tuple[str, ...]:
-    return (*graph.labels.get(op.outputs[0], ()), *op.outputs)
+    return (
+        *graph.labels.get(op.outputs[0], ()),
+        *(name.split(DERIVED)[0] for name in op.outputs),
+    )
 
 
 # --- ranges to parameters -----------------------------------------------------------------------------
@@ -180,6 +192,7 @@ class Plan:
         self.readers = graph.consumers()
         self.producers = graph.producers()
         self._leaves: dict[str, frozenset[str]] = {}
+        self._unbounded = self._find_unbounded()
         self.quantized: set[int] = {id(op) for op in graph.ops if self._wanted(op)}
         self._drop_lonely_movement()
         self.values = self._values()
@@ -193,7 +206,22 @@ class Plan:
             return False
         if isinstance(op, LAYERS) and op.inputs[1] not in self.graph.constants:
             return False
+        if not self._unbounded.isdisjoint(op.used_inputs()):
+            return False
         return not self.config.of(_names(self.graph, op)).skip
+
+    def _find_unbounded(self) -> set[str]:
+        """Values such as scores to which a mask was added: they get no codes, whose range the mask would take up."""
+        constants = self.graph.constants.items()
+        found = {
+            name
+            for name, array in constants
+            if array.dtype == np.float32 and not np.all(np.abs(array) < MASK)
+        }
+        for op in self.graph.ops:
+            if not isinstance(op, Softmax) and not found.isdisjoint(op.used_inputs()):
+                found.update(op.outputs)
+        return found
 
     def _drop_lonely_movement(self) -> None:
         """Moving data on codes is worth it only next to another op on codes."""
@@ -208,14 +236,15 @@ class Plan:
                     self.quantized.remove(id(op))
                     changed = True
 
-    def _leaf(self, value: str) -> frozenset[str]:
+    def leaf(self, value: str) -> frozenset[str]:
         """The values that `value` is an elementwise function of; itself, if no elementwise op makes it."""
         if value in self._leaves:
             return self._leaves[value]
         op = self.producers.get(value)
-        if isinstance(op, ELEMENTWISE) and id(op) in self.quantized:
+        clamp = op is not None and self._clamped(op.inputs[0])
+        if isinstance(op, ELEMENTWISE) and id(op) in self.quantized and not clamp:
             inputs = [name for name in op.inputs if not self._is_number(name)]
-            leaves = frozenset().union(*map(self._leaf, inputs))
+            leaves = frozenset().union(*map(self.leaf, inputs))
             same = all(
                 self.graph.types[name].shape == self.graph.types[value].shape for name in inputs
             )
@@ -229,6 +258,20 @@ class Plan:
         array = self.graph.constants.get(name)
         return array is not None and array.size == 1
 
+    def _clamped(self, value: str) -> bool:
+        """Whether `value` is the result of an op that fuses the relu or clip which is all that reads it."""
+        producer, readers = self.producers.get(value), self.readers.get(value, [])
+        return (
+            isinstance(producer, (*LAYERS, *BINARIES, AveragePool))
+            and id(producer) in self.quantized
+            and value not in self.graph.outputs
+            and len(readers) == 1
+            and isinstance(readers[0], Unary)
+            and readers[0].function in ("relu", "clip")
+            and id(readers[0]) in self.quantized
+            and self.leaf(value) == {value}
+        )
+
     def _inside(self, value: str) -> bool:
         """Whether `value` needs no codes: it is fused into, or part of a function of, what reads it."""
         readers = self.readers[value]
@@ -237,17 +280,15 @@ class Plan:
         producer = self.producers.get(value)
         if producer is None or id(producer) not in self.quantized:
             return False
-        if len(readers) == 1 and isinstance(readers[0], Unary) and id(readers[0]) in self.quantized:
-            fusable = isinstance(producer, (*LAYERS, *BINARIES, AveragePool))
-            if fusable and readers[0].function in ("relu", "clip"):
-                return True
-        leaf = self._leaf(value)
+        leaf = self.leaf(value)
+        if self._clamped(value):
+            return True
         if leaf == {value}:
             return False
         return all(
             isinstance(reader, ELEMENTWISE)
             and id(reader) in self.quantized
-            and self._leaf(reader.outputs[0]) == leaf
+            and self.leaf(reader.outputs[0]) == leaf
             for reader in readers
         )
 
@@ -261,7 +302,19 @@ class Plan:
             for name in (*self.activations(op), *op.outputs)
             if name not in graph.constants
         )
-        return [name for name in touched if not self._inside(name)]
+        return [name for name in touched if not self._inside(name) and not self._is_sum(name)]
+
+    def _is_sum(self, value: str) -> bool:
+        """Whether `value` is a float32 output that a layer makes: its int32 sums are scaled, and not rounded to codes.
+
+        Nothing on codes reads it, so that rounding it would only lose precision: two classes could come out even.
+        """
+        return (
+            self.config.float_edges
+            and value in self.graph.outputs
+            and not self.readers[value]
+            and isinstance(self.producers.get(value), LAYERS)
+        )
 
     def activations(self, op: Op) -> tuple[str, ...]:
         """The inputs of op that are activations."""
@@ -273,13 +326,20 @@ class Plan:
         for op in self.graph.ops:
             if id(op) not in self.quantized:
                 continue
-            if is_movement(op) or isinstance(op, Concat | AveragePool | Resize):
+            if is_movement(op) or (
+                isinstance(op, Concat | AveragePool | Resize) and not self._is_mean(op)
+            ):
                 for name in self.activations(op):
                     if {name, op.outputs[0]} <= wanted and not {
                         self.fixed(name),
                         self.fixed(op.outputs[0]),
                     } - {None}:
                         self._parent[self.root(name)] = self.root(op.outputs[0])
+
+    def _is_mean(self, op: Op) -> bool:
+        """Whether op is an average pool with one window over everything: a mean, whose range is much the narrower."""
+        shape = self.graph.types[op.outputs[0]].shape
+        return isinstance(op, AveragePool) and all(size == 1 for size in shape[1:-1])
 
     def root(self, value: str) -> str:
         """The value that stands for all that share its scale."""
@@ -297,11 +357,21 @@ class Plan:
         return None
 
     def layer_config(self, value: str) -> LayerConfig:
+        """What holds for the layers that make `value`, or a value that shares its scale."""
+        root = self.root(value)
+        sharing = [other for other in self.values if self.root(other) == root]
+        return self.config.of(name for other in sharing for name in self._layer_names(other))
+
+    def _layer_names(self, value: str) -> Iterator[str]:
+        """The names of the op that makes `value`, and of those that are fused into it."""
         op = self.producers.get(value)
-        return self.config.of(_names(self.graph, op) if op is not None else (value,))
+        yield from _names(self.graph, op) if op is not None else (value,)
+        for name in op.used_inputs() if op is not None else ():
+            if name in self.producers and self._inside(name):
+                yield from self._layer_names(name)
 
     def dtype(self, value: str) -> str:
-        return self.layer_config(self.root(value)).dtype or self.config.dtype
+        return self.layer_config(value).dtype or self.config.dtype
 
     def fixed_qparams(self, value: str) -> QuantParams | None:
         """Softmax and sigmoid in steps of 1/256 from 0, tanh in steps of 1/128 around 0, as in TFLite."""
@@ -340,20 +410,22 @@ def calibrate(graph: Graph, plan: Plan, calibration: Any, progress: bool) -> dic
     """Run the float graph on the calibration data; the parameters of each value that gets codes."""
     model, names = graph.to_model(), graph.final_names()
     backend = ReferenceBackend(model)
-    observers: dict[str, Observer] = {}
+    # By root: the observers of the values that share a scale, which spans all their ranges.
+    observers: dict[str, list[Observer]] = {}
     watched: dict[str, Observer] = {}
     for value in plan.values:
         if plan.fixed(value):
             continue
         root = plan.root(value)
-        if root not in observers:
-            spec = plan.layer_config(root).observer or plan.config.observer
-            levels = 255 if plan.config.symmetric else 256
-            observers[root] = make_observer(spec, levels=levels, symmetric=plan.config.symmetric)
         producer = plan.producers.get(value)
         moved = producer is not None and (is_movement(producer) or isinstance(producer, Concat))
-        if not (moved and plan.root(producer.inputs[0]) == root):  # type: ignore[union-attr]
-            watched[names[value]] = observers[root]
+        inputs = plan.activations(producer) if producer is not None and moved else ()
+        if inputs and all(plan.root(name) == root for name in inputs):
+            continue  # nothing is in it that is not in its inputs
+        spec = plan.layer_config(root).observer or plan.config.observer
+        levels = 255 if plan.config.symmetric else 256
+        watched[names[value]] = make_observer(spec, levels=levels, symmetric=plan.config.symmetric)
+        observers.setdefault(root, []).append(watched[names[value]])
 
     def observe(name: str, type: TensorType, array: Array) -> None:
         if name in watched:
@@ -365,23 +437,33 @@ def calibrate(graph: Graph, plan: Plan, calibration: Any, progress: bool) -> dic
     count = 0
     first = model.types[model.inputs[0]].shape[:1] if model.inputs else ()
     for feeds in _with_progress(feeds_of(calibration, first[0] if first else None), progress):
-        arrays = check_feeds(model, feeds)
+        try:
+            arrays = check_feeds(model, feeds)
+            dims = bind_dims(model, arrays)
+        except InputError as error:
+            raise CalibrationError(f"calibration feed {count}: {error}") from error
         for name, array in arrays.items():
             observe(name, model.types[name], array)
-        backend.run(arrays, bind_dims(model, arrays), (), observe)
+        with np.errstate(all="ignore"):  # the observers report what is not finite, by name
+            backend.run(arrays, dims, (), observe)
         count += 1
     if not count:
         raise CalibrationError(
             "the calibration data hold no complete batch; give some tens of typical inputs, "
             f"in pieces of the model's batch size {first[0] if first else ''}"
         )
+    ranges = {root: span(observer.range() for observer in seen) for root, seen in observers.items()}
     return {
         value: plan.fixed_qparams(value)
-        or choose_qparams(
-            *observers[plan.root(value)].range(), plan.dtype(value), plan.config.symmetric
-        )
+        or choose_qparams(*ranges[plan.root(value)], plan.dtype(value), plan.config.symmetric)
         for value in plan.values
     }
+
+
+def span(ranges: Iterable[tuple[float, float]]) -> tuple[float, float]:
+    """The least range that holds all of them."""
+    lows, highs = zip(*ranges, strict=True)
+    return min(lows), max(highs)
 
 
 def _with_progress(
@@ -415,7 +497,8 @@ def insert_qdq(graph: Graph, plan: Plan, params: Mapping[str, QuantParams]) -> N
     """Values get codes with `params`.
 
     A value that an op on codes makes exists only as codes, and everything reads those. Of an input, or of the result of
-    an op that stays in float32 (`exact`), only the ops on codes read codes.
+    an op that stays in float32 (`exact`), only the ops on codes read codes. A function that is written with several ops
+    is one function of its leaf, though one of its inner values may have codes for another reader.
     """
     real: dict[str, str] = {}
 
@@ -427,14 +510,44 @@ def insert_qdq(graph: Graph, plan: Plan, params: Mapping[str, QuantParams]) -> N
             rewriter.replace(value, real[value])
 
     on_codes = {op.outputs: id(op) in plan.quantized for op in graph.ops}
+    operands = {op.outputs: op.inputs for op in graph.ops}
+    leaves = {
+        name: plan.leaf(name) for op in graph.ops for name in (*op.used_inputs(), *op.outputs)
+    }
     exact = {name for name in plan.values if not _made_on_codes(plan, name)}
 
     def rule(rewriter: Rewriter, op: Op) -> bool:
+        if (
+            on_codes[op.outputs]
+            and isinstance(op, Gather | Expand)
+            and op.inputs[0] in graph.constants
+        ):
+            like = TensorType(plan.dtype(op.outputs[0]), (), params[op.outputs[0]])
+            table = graph.constant(
+                to_codes(graph.constants[op.inputs[0]], like), op.inputs[0], like.quant
+            )
+            like = like.with_shape(graph.types[op.outputs[0]].shape)
+            codes = rewriter.add(
+                type(op),
+                table,
+                *op.inputs[1:],
+                out=f"{op.outputs[0]}~codes",
+                like=like,
+                **op.fields(),
+            )
+            return rewriter.rebind(op, Dequantize, codes)
         if on_codes[op.outputs]:
             for name in plan.activations(op):
                 if name in exact and name not in real:
                     round_trip(rewriter, name)
-            op = replace(op, inputs=tuple(real.get(name, name) for name in op.inputs))
+            leaf = leaves[op.outputs[0]]
+            op = replace(
+                op,
+                inputs=tuple(
+                    old if old and leaves[old] == leaf != {old} else real.get(new, new)
+                    for old, new in zip(operands[op.outputs], op.inputs, strict=True)
+                ),
+            )
             op = _with_quantized_constants(rewriter, plan, op)
         rewriter.emit(op)
         for name in op.outputs:

@@ -12,6 +12,7 @@ from typing import Any
 
 from nprt.errors import AccumulatorError, ModelError, ShapeError
 from nprt.ir import Model, Op, Tensor, TensorType, symbols
+from nprt.ops.rules import require_room
 
 # A constant's name is also a file name in the archive, so it is kept to what every file system takes.
 CONSTANT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
@@ -34,6 +35,8 @@ def check(model: Model) -> Model:
     for name in model.outputs:
         if name not in bound:
             raise ModelError(f"output {name!r} is not the result of any op")
+        if model.outputs.count(name) > 1:
+            raise ModelError(f"output {name!r} is listed twice")
     unbound = sorted(set(model.types) - bound)
     if unbound:
         raise ModelError(f"types are declared for values that nothing binds: {', '.join(unbound)}")
@@ -81,6 +84,7 @@ def _check_op(model: Model, op: Op, bound: set[str]) -> None:
             raise ModelError(f"output {name!r} is bound twice" if name else "an output has no name")
         if name not in model.types:
             raise ModelError(f"output {name!r} has no type")
+        require_room(f"output {name!r}", model.types[name].shape)
     declared = tuple(model.types[name] for name in op.outputs)
     for name, actual, expected in zip(
         op.outputs, declared, output_types(op, declared, model.types.__getitem__), strict=True
@@ -91,7 +95,9 @@ def _check_op(model: Model, op: Op, bound: set[str]) -> None:
     def operand(name: str) -> Tensor | TensorType:
         return model.tensor(name) if name in model.constants else model.types[name]
 
-    bound_on_sum = op.accumulator_bound(*declared, *op.arguments(operand))
+    operands = op.arguments(operand)
+    op.check_constants(*declared, *operands)
+    bound_on_sum = op.accumulator_bound(*declared, *operands)
     if bound_on_sum is not None and bound_on_sum >= 2**31:
         raise AccumulatorError(
             f"a sum can reach {bound_on_sum}, which int32 does not hold (limit 2147483647); "

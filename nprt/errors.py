@@ -18,11 +18,15 @@ class ModelFormatError(NprtError, ValueError):
 
 
 class NotAModelFileError(ModelFormatError):
-    """The bytes are not a zip archive, or hold no `model.json`."""
+    """The bytes do not begin as a zip archive, or the archive has no `model.json`."""
 
 
 class TruncatedFileError(ModelFormatError):
-    """The file ends before the archive or one of its members does."""
+    """The file breaks off before the end of the archive."""
+
+
+class ArchiveError(ModelFormatError):
+    """The archive's records disagree, overlap, leave gaps, or use what `.nprt` files leave out."""
 
 
 class ChecksumError(ModelFormatError):
@@ -42,7 +46,7 @@ class JsonFieldError(ModelFormatError):
 
 
 class TensorMismatchError(ModelFormatError):
-    """A stored array's dtype or shape is not the one that `model.json` declares."""
+    """A stored array's dtype, shape or size is not the one that `model.json` declares."""
 
 
 class ModelError(NprtError, ValueError):

@@ -1,26 +1,27 @@
 """Read and write `.nprt` files: a stored zip of `model.json` and one `.npy` per constant. `docs/format.md` is the page.
 
-A file is data: nothing in it is executed or unpickled, each member's CRC-32 is checked, and a model is returned only
-after `check` has proven its names, types and shapes.
+A file is data: nothing in it is executed or unpickled, and a model is returned only after `check` has proven its names,
+types and shapes.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import math
 import os
-import tempfile
+import re
+import reprlib
+import sys
 import types
 import typing
-import zipfile
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Set
+from functools import cache
 from typing import Any
 
 import numpy as np
 
-from nprt import errors
+from nprt import archive, errors
 from nprt.check import check
 from nprt.ir import Array, Model, Op, Origin, QuantParams, TensorType
 from nprt.ops.table import OPS
@@ -28,9 +29,14 @@ from nprt.version import __version__
 
 FORMAT_VERSION = 1
 HEADER = "model.json"
-ZIP_MAGIC = b"PK\x03\x04"
-# Zip's earliest date; a fixed one, so that the same model gives the same bytes.
-TIMESTAMP = (1980, 1, 1, 0, 0, 0)
+HEADER_FIELDS = {"format", "nprt", "origin", "inputs", "outputs", "constants", "types", "ops"}
+
+NPY_MAGIC = b"\x93NUMPY\x01\x00"
+NPY_ALIGNMENT = 64
+NPY_HEADER = re.compile(
+    rb"\{'descr': '([^']{1,20})', 'fortran_order': (True|False), "
+    rb"'shape': \(((?:\d{1,10},|\d{1,10}(?:, \d{1,10})+)?)\), \} *\n"
+)
 
 
 # --- writing ------------------------------------------------------------------------------------------
@@ -39,74 +45,69 @@ TIMESTAMP = (1980, 1, 1, 0, 0, 0)
 def dumps(model: Model) -> bytes:
     """The bytes of the `.nprt` file of `model`. The same model gives the same bytes."""
     check(model)
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        _write_member(archive, HEADER, _header(model).encode())
-        for name in sorted(model.constants):
-            _write_member(archive, f"{name}.npy", _npy(model.constants[name]))
-    return buffer.getvalue()
+    members = {HEADER: _header(model).encode()}
+    for name in sorted(model.constants):
+        members[f"{name}.npy"] = _npy(model.constants[name])
+    return archive.pack(members)
 
 
 def save(model: Model, path: str | os.PathLike[str]) -> None:
     """Write `model` to `path` in one step: a reader sees the old file or the new one, never a part."""
     data = dumps(model)
-    path = os.path.abspath(os.fspath(path))
-    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".nprt-")
+    path = os.path.realpath(os.fspath(path))
+    temporary = f"{path}.{os.urandom(6).hex()}.tmp"
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0))
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
         raise
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _write_member(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
-    info = zipfile.ZipInfo(name, TIMESTAMP)
-    info.external_attr = 0o644 << 16
-    info.create_system = 3
-    archive.writestr(info, data)
-
-
 def _npy(array: Array) -> bytes:
-    buffer = io.BytesIO()
-    little = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
-    np.lib.format.write_array(
-        buffer, np.ascontiguousarray(little).reshape(array.shape), version=(1, 0)
+    """`array` as a `.npy` file of version 1.0, as `numpy.save` writes it, whatever the version of NumPy."""
+    dtype = array.dtype.newbyteorder("<")
+    header = f"{{'descr': '{dtype.str}', 'fortran_order': False, 'shape': {array.shape}, }}"
+    taken = len(NPY_MAGIC) + 2 + len(header) + 1
+    header += " " * (-taken % NPY_ALIGNMENT) + "\n"
+    length = len(header).to_bytes(2, "little")
+    return b"".join(
+        [NPY_MAGIC, length, header.encode("ascii"), array.astype(dtype, copy=False).tobytes()]
     )
-    return buffer.getvalue()
 
 
 def _header(model: Model) -> str:
     """`model.json`: compact, with a line for each type and each op."""
 
-    def one_line(value: Any) -> str:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    def line(value: Any) -> str:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain)
 
     type_lines = [
-        f"{one_line(name)}: {one_line(_encode_type(t))}" for name, t in sorted(model.types.items())
+        f"{line(name)}: {line(_encode_type(t))}" for name, t in sorted(model.types.items())
     ]
-    op_lines = [one_line(_encode_op(op)) for op in model.ops]
+    op_lines = [line(_encode_op(op)) for op in model.ops]
     parts = [
         f'"format": {FORMAT_VERSION}',
-        f'"nprt": {one_line(__version__)}',
-        f'"origin": {one_line(dataclasses.asdict(model.origin))}',
-        f'"inputs": {one_line(model.inputs)}',
-        f'"outputs": {one_line(model.outputs)}',
-        f'"constants": {one_line(list(model.constants))}',
+        f'"nprt": {line(__version__)}',
+        f'"origin": {line(dataclasses.asdict(model.origin))}',
+        f'"inputs": {line(model.inputs)}',
+        f'"outputs": {line(model.outputs)}',
+        f'"constants": {line(list(model.constants))}',
         '"types": {\n  ' + ",\n  ".join(type_lines) + "\n }",
         '"ops": [\n  ' + ",\n  ".join(op_lines) + "\n ]",
     ]
     return "{\n " + ",\n ".join(parts) + "\n}\n"
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's scalars are numbers like any other."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{value!r} cannot be written to {HEADER}")
 
 
 def _encode_type(type: TensorType) -> dict[str, Any]:
@@ -136,7 +137,7 @@ def load(source: str | os.PathLike[str] | bytes) -> Model:
     if isinstance(source, bytes | bytearray | memoryview):
         data, where = bytes(source), "<bytes>"
     else:
-        where = os.fspath(source)
+        where = os.fsdecode(source)
         with open(source, "rb") as file:
             data = file.read()
     try:
@@ -146,32 +147,32 @@ def load(source: str | os.PathLike[str] | bytes) -> Model:
 
 
 def _read(data: bytes) -> Model:
-    members = _members(data)
+    members = archive.unpack(data)
     if HEADER not in members:
         raise errors.NotAModelFileError(
             f"the archive has no member {HEADER!r}; is it an .nprt file?"
         )
     header = _parse_header(members.pop(HEADER))
-    names = _decode(header["constants"], tuple[str, ...], "constants")
     types = {
         name: _decode_type(value, f"types[{name!r}]")
         for name, value in _mapping(header["types"], "types").items()
     }
-    constants = {}
-    for name in names:
+    constants: dict[str, Array] = {}
+    for name in _decode(header["constants"], tuple[str, ...], "constants"):
         member = f"{name}.npy"
-        if member not in members or name not in types:
-            raise errors.MemberError(
-                f"constant {name!r} has no {'type' if member in members else 'member'}"
-            )
+        if name in constants or name not in types:
+            found = "is there twice" if name in constants else "has no type"
+            raise errors.JsonFieldError(f"constants: {name!r} {found}")
+        if member not in members:
+            raise errors.MemberError(f"constant {name!r} has no member {member!r}")
         constants[name] = _read_npy(members.pop(member), types[name], member)
     if members:
         raise errors.MemberError(
-            f"members that {HEADER} does not name: {', '.join(sorted(members))}"
+            f"members that {HEADER} does not name: {', '.join(map(repr, sorted(members)[:8]))}"
         )
     ops = header["ops"]
     if not isinstance(ops, list):
-        raise errors.JsonFieldError(f"ops: found {type(ops).__name__}, expected a list")
+        raise errors.JsonFieldError(f"ops: found {_shown(ops)}, expected a list")
     return Model(
         inputs=_decode(header["inputs"], tuple[str, ...], "inputs"),
         outputs=_decode(header["outputs"], tuple[str, ...], "outputs"),
@@ -182,96 +183,70 @@ def _read(data: bytes) -> Model:
     )
 
 
-def _members(data: bytes) -> dict[str, bytes]:
-    """The archive's members by name, each stored, whole, unique and with the right CRC-32."""
-    if not data.startswith(ZIP_MAGIC):
-        raise errors.NotAModelFileError(
-            "this is not an .nprt file: it does not begin as a zip archive"
+def _read_npy(data: memoryview, type: TensorType, member: str) -> Array:
+    """A `.npy` member as a read-only array on the file's bytes, with the dtype and shape that `type` says."""
+    start = len(NPY_MAGIC) + 2
+    stop = start + int.from_bytes(data[len(NPY_MAGIC) : start], "little")
+    header = NPY_HEADER.fullmatch(data[start:stop])
+    if data[: len(NPY_MAGIC)] != NPY_MAGIC or header is None:
+        raise errors.MemberError(f"member {member!r} is not a plain .npy array of version 1.0")
+    descr, order, dims = (part.decode("ascii", "replace") for part in header.groups())
+    if order == "True" or "O" in descr:
+        raise errors.MemberError(f"member {member!r} holds a Fortran-ordered or object array")
+    shape = tuple(int(dim) for dim in dims.split(",") if dim)
+    dtype = type.numpy.newbyteorder("<")
+    if descr != dtype.str or shape != type.shape:
+        raise errors.TensorMismatchError(
+            f"member {member!r} is {descr}{list(shape)}, declared {type}, which is {dtype.str}"
         )
-    try:
-        archive = zipfile.ZipFile(io.BytesIO(data))
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError) as error:
-        raise errors.TruncatedFileError(
-            f"the archive's directory, at the end of the file, is missing or damaged ({error})"
-        ) from error
-    members: dict[str, bytes] = {}
-    with archive:
-        infos = archive.infolist()
-        if sum(info.file_size for info in infos) > len(data):
-            raise errors.TruncatedFileError(
-                f"the members are larger than the file ({len(data)} bytes)"
-            )
-        for info in infos:
-            if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
-                raise errors.MemberError(f"member {info.filename!r} is compressed or encrypted")
-            if info.filename in members:
-                raise errors.MemberError(f"member {info.filename!r} is there twice")
-            try:
-                members[info.filename] = archive.read(info)
-            except (
-                zipfile.BadZipFile,
-                EOFError,
-                NotImplementedError,
-                ValueError,
-                OSError,
-            ) as error:
-                raise errors.ChecksumError(
-                    f"member {info.filename!r} is damaged ({error}); copy or convert the model again"
-                ) from error
-    return members
+    size = math.prod(shape) * dtype.itemsize
+    if len(data) - stop != size:
+        raise errors.TensorMismatchError(
+            f"member {member!r} holds {len(data) - stop} bytes of data; {type} takes {size}"
+        )
+    if type.dtype == "bool" and np.ndarray(shape, np.uint8, data, stop).max(initial=0) > 1:
+        raise errors.TensorMismatchError(f"member {member!r} is bool, but holds bytes above 1")
+    array = np.ndarray(shape, dtype, data, stop)
+    usable = array.flags.aligned and sys.byteorder == "little"
+    return array if usable else _read_only(array.astype(type.numpy))
 
 
-def _parse_header(data: bytes) -> dict[str, Any]:
+def _read_only(array: Array) -> Array:
+    array.flags.writeable = False
+    return array
+
+
+# --- model.json ---------------------------------------------------------------------------------------
+
+
+def _parse_header(data: memoryview) -> dict[str, Any]:
     try:
-        header = json.loads(data.decode("utf-8"))
+        header = json.loads(bytes(data).decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
+        if isinstance(error, errors.JsonFieldError):
+            raise
         raise errors.JsonFieldError(f"{HEADER} is not JSON: {error}") from error
     header = _mapping(header, HEADER)
-    version = header.get("format")
-    if type(version) is not int:
-        raise errors.JsonFieldError(f"{HEADER}: format is {version!r}, expected an integer")
+    version = _decode(header.get("format"), int, "format")
     if version != FORMAT_VERSION:
+        writer = header.get("nprt")
         raise errors.VersionError(
-            f"format version {version}, written by nprt {header.get('nprt')}; this is nprt {__version__}, "
-            f"which reads version {FORMAT_VERSION}. Use nprt >= {header.get('nprt')}, or convert the model again"
+            f"format version {version}, written by nprt {_shown(writer)}; this is nprt {__version__}, which reads "
+            f"version {FORMAT_VERSION}. Use nprt >= {_shown(writer)}, or convert the model again"
         )
-    expected = {"format", "nprt", "origin", "inputs", "outputs", "constants", "types", "ops"}
-    _exact_keys(header, expected, HEADER)
+    _exact_keys(header, HEADER_FIELDS, HEADER)
+    _decode(header["nprt"], str, "nprt")
     return header
 
 
-def _read_npy(data: bytes, type: TensorType, member: str) -> Array:
-    """A `.npy` member as a read-only array, with the dtype and shape that `type` says."""
-    stream = io.BytesIO(data)
-    try:
-        version = np.lib.format.read_magic(stream)
-        read_header = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }[version]
-        shape, fortran, dtype = read_header(stream)
-    except (
-        ValueError,
-        KeyError,
-        EOFError,
-        SyntaxError,
-        TypeError,
-        RecursionError,
-        MemoryError,
-    ) as error:
-        raise errors.MemberError(f"member {member!r} is not a .npy array ({error})") from error
-    if fortran or dtype.hasobject:
-        raise errors.MemberError(f"member {member!r} holds a Fortran-ordered or object array")
-    if dtype != type.numpy.newbyteorder("<") or shape != type.shape:
-        raise errors.TensorMismatchError(
-            f"member {member!r} is {dtype}{list(shape)}, declared {type}"
-        )
-    content = data[stream.tell() :]
-    if len(content) != math.prod(shape) * dtype.itemsize:
-        raise errors.TensorMismatchError(
-            f"member {member!r} holds {len(content)} bytes of data; {type} takes {math.prod(shape) * dtype.itemsize}"
-        )
-    return np.frombuffer(content, dtype).reshape(shape)
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose keys are text, each there once."""
+    fields: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in fields:
+            raise errors.JsonFieldError(f"{HEADER}: key {_shown(key)} is there twice in one object")
+        fields[_decode(key, str, "a key")] = value
+    return fields
 
 
 def _decode_type(value: Any, where: str) -> TensorType:
@@ -286,9 +261,8 @@ def _decode_type(value: Any, where: str) -> TensorType:
                 _decode(fields.get("axis"), int | None, f"{where}.axis"),
             )
         dtype = _decode(fields["dtype"], str, f"{where}.dtype")
-        return TensorType(
-            dtype, _decode(fields["shape"], tuple[int | str, ...], f"{where}.shape"), quant
-        )
+        shape = _decode(fields["shape"], tuple[int | str, ...], f"{where}.shape")
+        return TensorType(dtype, shape, quant)
     except errors.ModelError as error:
         raise errors.JsonFieldError(f"{where}: {error}") from error
 
@@ -297,63 +271,138 @@ def _decode_op(value: Any, where: str) -> Op:
     fields = dict(_mapping(value, where))
     name = fields.pop("op", None)
     if not isinstance(name, str) or name not in OPS:
-        raise errors.JsonFieldError(f"{where}: op {name!r} is not known to nprt {__version__}")
+        raise errors.JsonFieldError(
+            f"{where}: op {_shown(name)} is not known to nprt {__version__}"
+        )
     return OPS[name](**_decode_fields(fields, OPS[name], f"{where} ({name})"))
 
 
-def _decode_fields(value: Any, cls: type[Any], where: str) -> dict[str, Any]:
+def _decode_fields(value: Any, cls: Any, where: str) -> dict[str, Any]:
     """The constructor arguments of a dataclass, each checked against its annotation."""
     fields = _mapping(value, where)
-    _exact_keys(fields, {field.name for field in dataclasses.fields(cls)}, where)
-    hints = typing.get_type_hints(cls)
+    hints = _field_hints(cls)
+    _exact_keys(fields, hints.keys(), where)
     return {name: _decode(item, hints[name], f"{where}.{name}") for name, item in fields.items()}
 
 
-def _decode(value: Any, hint: Any, where: str) -> Any:
-    """`value` from JSON as the type that `hint` names: a scalar, a tuple, or a union of these."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is tuple and isinstance(value, list):
-        if args[-1] is Ellipsis:
-            return tuple(_decode(item, args[0], f"{where}[{i}]") for i, item in enumerate(value))
-        if len(args) == len(value):
-            return tuple(_decode(*pair, where) for pair in zip(value, args, strict=True))
-    elif origin in (typing.Union, types.UnionType):
-        for option in args:
-            if _fits(value, option):
-                return _decode(value, option, where)
-    elif _fits(value, hint):
-        return float(value) if hint is float else value
-    shown = repr(value)
-    found = shown if len(shown) <= 60 else shown[:57] + "..."
-    raise errors.JsonFieldError(f"{where}: found {found}, expected {hint}")
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    if hint is types.NoneType or hint is None:
-        return value is None
-    if hint is int:
-        return type(value) is int and abs(value) < 2**63
-    if hint is float:
-        return type(value) in (int, float) and abs(value) < math.inf
-    if typing.get_origin(hint) is tuple:
-        return isinstance(value, list)
-    return type(value) is hint
+@cache
+def _field_hints(cls: Any) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise errors.JsonFieldError(f"{where}: found {type(value).__name__}, expected an object")
+        raise errors.JsonFieldError(f"{where}: found {_shown(value)}, expected an object")
     return value
 
 
 def _exact_keys(
-    fields: Mapping[str, Any],
-    required: Set[str],
-    where: str,
-    optional: Set[str] = frozenset(),
+    fields: dict[str, Any], required: Set[str], where: str, optional: Set[str] = frozenset()
 ) -> None:
     missing, unknown = required - fields.keys(), fields.keys() - required - optional
     if missing or unknown:
         raise errors.JsonFieldError(
-            f"{where}: missing {sorted(missing)}, unknown {sorted(unknown)}"
+            f"{where}: missing {sorted(missing)}, unknown {_shown(sorted(unknown))}"
         )
+
+
+def _shown(value: Any) -> str:
+    """`value` in a message: short, and without recursion into what a hostile file nests."""
+    return reprlib.repr(value)
+
+
+# --- JSON values to field types -----------------------------------------------------------------------
+
+
+def _decode(value: Any, hint: Any, where: str) -> Any:
+    """`value` from JSON as the type that `hint` names: a scalar, a tuple, or a union of these."""
+    try:
+        return _decoder(hint)(value)
+    except TypeError:
+        expected = hint.__name__ if hint in SCALARS else str(hint)
+        raise errors.JsonFieldError(
+            f"{where}: found {_shown(value)}, expected {expected}"
+        ) from None
+
+
+@cache
+def _decoder(hint: Any) -> Callable[[Any], Any]:
+    """A function from a JSON value to `hint`'s type, which raises TypeError where the value is of another."""
+    if hint in SCALARS:
+        return SCALARS[hint]
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple and args[-1] is Ellipsis:
+        item = _decoder(args[0])
+        return lambda value: tuple(map(item, _list(value)))
+    parts = tuple(map(_decoder, args))
+    if origin is tuple:
+        return lambda value: tuple(
+            part(item) for part, item in zip(parts, _list(value, len(parts)), strict=True)
+        )
+    assert origin in (typing.Union, types.UnionType), hint
+
+    def either(value: Any) -> Any:
+        for part in parts:
+            try:
+                return part(value)
+            except TypeError:
+                pass
+        raise TypeError
+
+    return either
+
+
+def _integer(value: Any) -> int:
+    if type(value) is not int or not -(2**63) <= value < 2**63:
+        raise TypeError
+    return value
+
+
+def _float(value: Any) -> float:
+    if type(value) is int:
+        return float(_integer(value))
+    if type(value) is not float or not math.isfinite(value):
+        raise TypeError
+    return value
+
+
+def _boolean(value: Any) -> bool:
+    if type(value) is not bool:
+        raise TypeError
+    return value
+
+
+def _text(value: Any) -> str:
+    """A string that can be written again: JSON's escapes can spell halves of characters."""
+    if type(value) is not str or not (value.isascii() or _encodable(value)):
+        raise TypeError
+    return value
+
+
+def _encodable(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _nothing(value: Any) -> None:
+    if value is not None:
+        raise TypeError
+
+
+def _list(value: Any, length: int | None = None) -> list[Any]:
+    if type(value) is not list or length not in (None, len(value)):
+        raise TypeError
+    return value
+
+
+SCALARS: dict[Any, Callable[[Any], Any]] = {
+    int: _integer,
+    float: _float,
+    bool: _boolean,
+    str: _text,
+    types.NoneType: _nothing,
+}

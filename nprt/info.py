@@ -13,8 +13,8 @@ from nprt.ops.quantize import Quantize
 def float_ops(model: Model) -> list[Op]:
     """The ops that work on float32 anywhere but at the edges of the model.
 
-    At the edges are a `quantize` of an input and a `dequantize` whose result is an output and goes nowhere else. A model
-    with none left is integer-only.
+    At the edges are a `quantize` of an input and a `dequantize` whose result is an output and goes nowhere else. A
+    model with none left is integer-only.
     """
     read = {name for op in model.ops for name in op.used_inputs()}
 

@@ -38,8 +38,12 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 CODE_DTYPES = ("int8", "uint8")
 
-# Kernels and NumPy index with signed 64-bit offsets; a value this large is a damaged file, not a model.
+# A value this large is a damaged file, not a model. Within these limits offsets and sizes in bytes fit in 64 bits, and
+# every version of NumPy can make the array.
 MAX_ELEMENTS = 2**31 - 1
+MAX_RANK = 16
+# What an op may make out of less, for a few bytes must not ask for all memory: a 4K image times 64 channels.
+MAX_COMPUTED = 2**29
 
 
 # --- types --------------------------------------------------------------------------------------------
@@ -64,11 +68,18 @@ class QuantParams:
             raise QuantizationError(
                 f"{len(self.scale)} scales but {len(self.zero_point)} zero points; need one of each"
             )
-        if self.axis is None and len(self.scale) != 1:
-            raise QuantizationError(f"{len(self.scale)} scales need an axis")
-        for scale in self.scale:
-            if not (math.isfinite(scale) and scale > 0 and float(np.float32(scale)) == scale):
-                raise QuantizationError(f"scale {scale!r} is not a positive finite float32")
+        if not self.scale or (self.axis is None and len(self.scale) != 1):
+            raise QuantizationError(
+                f"{len(self.scale)} scales {'without' if self.axis is None else 'along'} an axis; "
+                "need one, or one for each index along an axis"
+            )
+        scales = np.array(self.scale, np.float64)
+        with np.errstate(over="ignore"):
+            wrong = ~(np.isfinite(scales) & (scales > 0) & (scales.astype(np.float32) == scales))
+        if wrong.any():
+            raise QuantizationError(
+                f"scale {self.scale[wrong.argmax()]!r} is not a positive finite float32"
+            )
 
     @classmethod
     def of(cls, scale: Any, zero_point: Any = 0, axis: int | None = None) -> QuantParams:
@@ -107,6 +118,8 @@ class TensorType:
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ModelError(f"dtype {self.dtype!r} is not one of {', '.join(DTYPES)}")
+        if len(self.shape) > MAX_RANK:
+            raise ShapeError(f"{len(self.shape)} dimensions; at most {MAX_RANK}")
         known = 1
         for dim in self.shape:
             if isinstance(dim, str):
@@ -115,7 +128,7 @@ class TensorType:
             elif dim < 0:
                 raise ShapeError(f"dimension {dim} is negative")
             else:
-                known *= dim
+                known *= max(dim, 1)  # NumPy counts an empty array's other dimensions, too
         if known > MAX_ELEMENTS:
             raise ShapeError(
                 f"shape {list(self.shape)} has {known} elements; at most {MAX_ELEMENTS}"
@@ -136,7 +149,7 @@ class TensorType:
                     f"{len(quant.scale)} scales on axis {quant.axis} of size {self.shape[quant.axis]}"
                 )
         low, high = self.code_range
-        for zero_point in quant.zero_point:
+        for zero_point in (min(quant.zero_point), max(quant.zero_point)):
             if not low <= zero_point <= high:
                 raise QuantizationError(
                     f"zero point {zero_point} is not a code of {self.dtype} [{low}, {high}]"
@@ -219,20 +232,21 @@ class Tensor:
     def is_float(self) -> bool:
         return self.type.is_float
 
-    def centered(self, run_time_zero_point: Tensor | None = None) -> Array:
-        """float32 holding `code - zero_point` exactly; float data as they are.
+    def zero(self, run_time_zero_point: Tensor | None = None) -> Array:
+        """What stands for the real number 0, shaped to broadcast against `data`: zero points, or 0.
 
         Args:
             run_time_zero_point: for codes whose type has none.
         """
-        if self.is_float:
-            return self.data
-        codes = self.data.astype(np.float32)
         if run_time_zero_point is not None:
-            return codes - run_time_zero_point.data.astype(np.float32)
-        if self.type.quant is None or not any(self.type.quant.zero_point):
-            return codes
-        return codes - self._along_axis(self.type.zero_point).astype(np.float32)
+            return run_time_zero_point.data.reshape(())
+        if self.type.quant is None:
+            return np.zeros((), self.data.dtype)
+        return self._along_axis(self.type.zero_point)
+
+    def centered(self, run_time_zero_point: Tensor | None = None) -> Array:
+        """float32 holding `code - zero_point` exactly; float data as they are."""
+        return difference(self.data, self.zero(run_time_zero_point))
 
     def real(self) -> Array:
         """float32: the real numbers that the codes stand for; float data as they are."""
@@ -247,6 +261,15 @@ class Tensor:
         if axis is None:
             return values
         return values.reshape([-1 if i == axis else 1 for i in range(self.data.ndim)])
+
+
+def difference(data: Array, zero: Array) -> Array:
+    """float32 holding `data - zero` exactly, of 8-bit codes and a zero point; float32 data (zero is 0) as they are."""
+    if data.dtype == np.float32:
+        return data
+    if not zero.any():
+        return data.astype(np.float32)
+    return np.subtract(data, zero.astype(np.float32), dtype=np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,6 +309,9 @@ class Op:
         Called like `type_rule`, but an input that is a constant comes as a Tensor.
         """
         return None
+
+    def check_constants(self, *args: Any) -> None:
+        """Raise ModelError for what only the elements of constants show; called like `accumulator_bound`."""
 
     def macs(self, *args: Any) -> int:
         """Multiply-accumulates for batch 1, from the same arguments as `type_rule`."""

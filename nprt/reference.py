@@ -51,9 +51,9 @@ class ReferenceBackend:
             for name, type, array in zip(
                 op.outputs, types, result if isinstance(result, tuple) else (result,), strict=True
             ):
-                values[name] = array
+                values[name] = np.asarray(array)  # NumPy gives a scalar where an array has no axes
                 if observe is not None:
-                    observe(name, type, array)
+                    observe(name, type, values[name])
             for name in {*op.used_inputs(), *op.outputs}:
                 if (
                     last_use.get(name, op) is op

@@ -83,6 +83,79 @@ def requantize_integer(
     return multiply_by_quantized_multiplier(acc.astype(np.int64), multiplier, shift) + y_zero_point
 
 
+class RequantizeInteger:
+    """`clip(requantize_integer(acc + bias, ...), low, high)`, several times faster: in float64, block by block.
+
+    Why float64 is exact enough: with `shift` <= 44, every value on the way from the sum to
+    `v = (acc + bias) * multiplier * 2**-shift + (zero_point + 1/2)` is a multiple of 2**-44. Where it is below 2**9
+    it has at most 53 bits, so float64 holds it and `floor(v)` is eq. (7). Where a product reaches 2**9 its rounding
+    is monotonic and cannot bring it back below, so v is beyond every 8-bit code and the clamp gives the end code, as
+    it does for eq. (7). Channels with a greater shift (multipliers below 2**-14) go through `requantize_integer`.
+    """
+
+    EXACT_SHIFT = 44
+    BLOCK = 1 << 15  # elements; the passes over a block of float64 stay in the L2 cache
+
+    def __init__(
+        self,
+        bias: Array | None,
+        scales: tuple[Array, Array, Array, Array],
+        rows: int,
+        channels: int,
+        clamp: tuple[int, int],
+        dtype: np.dtype[Any],
+    ) -> None:
+        """
+        Args:
+            bias: int32 (channels,), or None.
+            scales: x_scale, w_scale, y_scale and y_zero_point of `requantize_integer`.
+            rows: how many rows of sums there will be, in all calls together.
+            channels: the size of the last axis of the sums.
+            clamp: the least and the greatest code.
+            dtype: of the codes, 8-bit.
+        """
+        x_scale, w_scale, y_scale, y_zero_point = scales
+        self.bias = np.zeros(channels, np.int32) if bias is None else bias
+        self.scales = (x_scale, np.broadcast_to(w_scale, channels), y_scale, y_zero_point)
+        self.clamp = clamp
+        self.dtype = dtype
+        multiplier, shift = quantize_multiplier(
+            np.float64(x_scale) * np.float64(self.scales[1]) / np.float64(y_scale)
+        )
+        self.inexact = np.flatnonzero(shift > self.EXACT_SHIFT)
+        # Repeated for every row of a block: NumPy is faster on arrays of one shape than where it broadcasts.
+        block = (min(rows, max(1, self.BLOCK // max(1, channels))), channels)
+        self.addend = np.empty(block, np.float64)
+        self.addend[...] = self.bias
+        self.factor = np.empty(block, np.float64)
+        self.factor[...] = np.ldexp(multiplier.astype(np.float64), -shift)
+        self.real = np.empty(block, np.float64)
+
+    def __call__(self, acc: Array) -> Array:
+        """Codes of `acc` (rows, channels): float32, float64 or int32 holding integers, |acc + bias| < 2**31."""
+        x_scale, w_scale, y_scale, y_zero_point = self.scales
+        low, high = self.clamp
+        above = np.empty(acc.shape, np.uint8)  # the code minus `low`
+        step = max(1, len(self.real))
+        for start in range(0, len(acc), step):
+            block = acc[start : start + step]
+            real = self.real[: len(block)]
+            real[...] = block
+            real += self.addend[: len(block)]
+            real *= self.factor[: len(block)]
+            real += y_zero_point + 0.5 - low
+            np.clip(real, 0, high - low, out=real)
+            above[start : start + step] = real  # cut off, which is `floor` of what is not negative
+        codes = above.view(self.dtype)
+        codes += self.dtype.type(low)
+        if self.inexact.size:
+            some = self.inexact
+            exact = acc[:, some].astype(np.int32) + self.bias[some]
+            result = requantize_integer(exact, x_scale, w_scale[some], y_scale, y_zero_point)
+            codes[:, some] = np.clip(result, low, high)
+        return codes
+
+
 # --- ort: float32 multipliers, ties to even ----------------------------------------------------------
 
 
@@ -256,7 +329,8 @@ def quantize(x: Array, scale: Array, zero_point: Array) -> Array:
 
 def dequantize(codes: Array, scale: Array, zero_point: Array) -> Array:
     """Codes to float32: `scale * (code - zero_point)`, one float32 rounding: eq. (2)."""
-    return np.float32(scale) * (codes.astype(np.int32) - zero_point).astype(np.float32)
+    with np.errstate(over="ignore"):  # beyond float32 a real number is an infinity
+        return np.float32(scale) * (codes.astype(np.int32) - zero_point).astype(np.float32)
 
 
 def dynamic_quantize(x: Array, axis: int | None) -> tuple[Array, Array, Array]:
@@ -379,17 +453,18 @@ def exp_table_ort(x_scale: Array, length: int) -> Array:
     Returns:
         float32 (256,).
     """
-    room = np.log(np.float64(np.finfo(np.float32).max / np.float32(length)))
-    shift = np.maximum(0.0, room - 5.0) / np.float64(x_scale)
+    room = np.float32(np.log(np.float64(np.finfo(np.float32).max / np.float32(length))))
+    shift = np.maximum(0.0, np.float64(room) - 5.0) / np.float64(x_scale)
     index = 255.0 - np.arange(256, dtype=np.float64)
     return np.exp((index - 255.0 + shift) * np.float64(x_scale)).astype(np.float32)
 
 
-def softmax_ort(e: Array, axis: int, y_scale: Array, y_zero_point: Array) -> Array:
+def softmax_ort(e: Array, axis: int, y_scale: Array, y_zero_point: Array, signed: bool) -> Array:
     """`e / sum(e)` as onnxruntime's QLinearSoftmax: eq. (27). Not yet clamped.
 
     Args:
         e: float32, entries of `exp_table_ort`; summed in order along `axis`.
+        signed: y is int8, to which the zero point is added before rounding, and after rounding to uint8.
 
     Returns:
         float32 holding integers.
@@ -397,7 +472,9 @@ def softmax_ort(e: Array, axis: int, y_scale: Array, y_zero_point: Array) -> Arr
     total = np.take(np.add.accumulate(e, axis=axis, dtype=np.float32), [-1], axis=axis)
     levels = np.floor(np.float32(1) / np.float32(y_scale))
     with np.errstate(over="ignore"):
-        return np.rint(e * levels / total) + np.float32(y_zero_point)
+        real = e * levels / total
+    zero_point = np.float32(y_zero_point)
+    return np.rint(real + zero_point) if signed else np.rint(real) + zero_point
 
 
 # --- interpolation ------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ def run(cls, y, *tensors, **fields):
     op = make(cls, len(tensors), **fields)
     declared = op.type_rule(y, *[t and t.type for t in tensors])
     assert op.type_rule(declared, *[t and t.type for t in tensors]) == declared
+    op.check_constants(declared, *tensors)
     op.accumulator_bound(declared, *tensors)
     before = [t and t.data.copy() for t in tensors]
     result = op.reference(declared, *tensors)

@@ -61,6 +61,7 @@ TORCH = {
     "log1p": ((), lambda t, x: t.log1p(x), (-0.9, 1e4)),
     "logsigmoid": ((), lambda t, x: t.nn.functional.logsigmoid(x), EVERYWHERE),
     "mish": ((), lambda t, x: t.nn.functional.mish(x), EVERYWHERE),
+    "nan_to_zero": ((), lambda t, x: t.where(t.isnan(x), 0, x), EVERYWHERE),
     "neg": ((), lambda t, x: t.neg(x), EVERYWHERE),
     "pow": ((2.5,), lambda t, x: t.pow(x, 2.5), POSITIVE),
     "quick_gelu": ((1.702,), lambda t, x: x * t.sigmoid(1.702 * x), EVERYWHERE),
@@ -116,7 +117,7 @@ def test_unary_is_torch_in_float64(function):
 def test_unary_takes_what_is_not_finite(function):
     x = tensor(np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 3e38, -3e38], np.float32))
     actual = run(Unary, x.type, x, function=function, parameters=TORCH[function][0])
-    assert np.isnan(actual[0]) or function in ("hardshrink", "threshold")
+    assert np.isnan(actual[0]) or function in ("hardshrink", "nan_to_zero", "threshold")
 
 
 def test_erf_is_the_library_function():

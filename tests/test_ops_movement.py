@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from op_runner import rule, run, run_onnx, tensor, type_of
+from op_runner import make, rule, run, run_onnx, tensor, type_of
 
 from nprt.errors import InputError, ModelError, QuantizationError, ShapeError
 from nprt.ops.concat import Concat
@@ -288,10 +288,14 @@ def test_gather_shapes():
 
 
 @pytest.mark.parametrize("index", [4, -5, 2**31 - 1])
-def test_gather_refuses_an_index_at_run_time(index):
-    x = tensor(np.zeros((2, 4), np.int8), 0.1)
+def test_gather_refuses_an_index(index):
+    x, indices = tensor(np.zeros((2, 4), np.int8), 0.1), tensor(np.array([0, index]))
+    op = make(Gather, 2, axis=1)
+    with pytest.raises(ModelError, match=str(index)):
+        op.check_constants(x.type, x.type, indices)
+    op.check_constants(x.type, x.type, indices.type)
     with pytest.raises(InputError, match=str(index)):
-        run(Gather, x.type, x, tensor(np.array([0, index])), axis=1)
+        op.reference(x.type.with_shape((2, 2)), x, indices)
 
 
 @pytest.mark.parametrize(

@@ -1,26 +1,31 @@
-"""Operators on each element by itself: binary arithmetic, activations, batch norm, softmax."""
+"""Operators on each element by itself, and softmax."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from nprt.converters.graph import FLOAT
+from nprt.converters.onnx_ops.folding import Translate
 from nprt.converters.onnx_ops.importer import Importer, Node
-from nprt.errors import ModelError
 from nprt.ir import Op
-from nprt.ops.add import Add
 from nprt.ops.cast import Cast
+from nprt.ops.compare import Compare
+from nprt.ops.maximum import Maximum
+from nprt.ops.minimum import Minimum
 from nprt.ops.mul import Mul
+from nprt.ops.power import Power
 from nprt.ops.prelu import Prelu
 from nprt.ops.reshape import Reshape
 from nprt.ops.rules import known
 from nprt.ops.softmax import Softmax
 from nprt.ops.transpose import Transpose
 from nprt.ops.unary import Unary
+from nprt.ops.where import Where
 
-Translate = Callable[[Importer, Node], None]
+# The greatest float32: no bound.
+GREATEST = float(np.finfo(np.float32).max)
 
 
 def binary(cls: type[Op]) -> Translate:
@@ -49,41 +54,75 @@ def apply(m: Importer, x: str, out: str, function: str, *parameters: float) -> N
 
 
 def clip(m: Importer, node: Node) -> None:
-    """Bounds are attributes before opset 11, inputs from then on."""
-    limit = float(np.finfo(np.float32).max)
+    """Bounds are attributes before opset 11, inputs from then on; where they cross, the maximum wins."""
+    x = m.value(node.input(0))
     if m.opset < 11:
-        low, high = node.attr("min", -limit), node.attr("max", limit)
+        low, high = node.attr("min", -GREATEST), node.attr("max", GREATEST)
     else:
+        names = [name for name in node.inputs[1:] if name]
+        if not m.graph.types[x].is_float or not all(name in m.known for name in names):
+            for name, cls in zip(node.inputs[1:], (Maximum, Minimum), strict=False):
+                if name:
+                    x = m.emit(cls, x, m.value(name), out=node.output)
+            return m.bind(node.output, x)
         low, high = (
-            float(m.const(name, what).reshape(())) if name else default
-            for name, what, default in (
-                (node.input(1), "min", -limit),
-                (node.input(2), "max", limit),
-            )
+            float(m.known[name].reshape(())) if name else default
+            for name, default in ((node.input(1), -GREATEST), (node.input(2), GREATEST))
         )
-    clip_op(m, node, low, high)
+    return apply(m, x, node.output, "clip", float(min(low, high)), float(high))
 
 
-def clip_op(m: Importer, node: Node, low: float, high: float) -> None:
-    if low > high:
-        raise ModelError(f"min {low} is above max {high}")
-    apply(m, m.value(node.input(0)), node.output, "clip", float(low), float(high))
-
-
-def bound(which: str) -> Translate:
-    """Max or Min of a value and a constant number, which is a clip."""
+def variadic(cls: type[Op]) -> Translate:
+    """Sum, Mean, Max, Min: a binary op along all inputs. Max and Min with one constant number are a clip."""
 
     def translate(m: Importer, node: Node) -> None:
-        limit = float(np.finfo(np.float32).max)
-        constants = [name for name in node.inputs if name in m.known]
-        if len(node.inputs) != 2 or len(constants) != 1 or m.known[constants[0]].size != 1:
-            raise ModelError(f"{which} is supported for a value and one constant number")
-        number = float(m.known[constants[0]].reshape(()))
-        x = next(name for name in node.inputs if name not in m.known)
-        low, high = (number, limit) if which == "Max" else (-limit, number)
-        apply(m, m.value(x), node.output, "clip", low, high)
+        values = [m.value(name) for name in node.inputs]
+        numbers = [v for v in values if m.graph.types[v] == FLOAT and v in m.graph.constants]
+        if cls in (Maximum, Minimum) and len(values) == 2 and len(numbers) == 1:
+            (x,) = (v for v in values if v not in numbers)
+            limit = float(m.graph.constants[numbers[0]])
+            low, high = (limit, GREATEST) if cls is Maximum else (-GREATEST, limit)
+            return apply(m, x, node.output, "clip", low, high)
+        y = values[0]
+        for value in values[1:]:
+            y = m.emit(cls, y, value, out=node.output, like=m.graph.types[y])
+        if node.op_type == "Mean":
+            share = m.constant(np.asarray(1 / len(values), np.float32), f"{node.output}~share")
+            y = m.emit(Mul, y, share, out=node.output)
+        return m.bind(node.output, y)
 
     return translate
+
+
+def compare(relation: str) -> Translate:
+    def translate(m: Importer, node: Node) -> None:
+        a, b = m.value(node.input(0)), m.value(node.input(1))
+        m.bind(node.output, m.emit(Compare, a, b, out=node.output, relation=relation))
+
+    return translate
+
+
+def is_nan(m: Importer, node: Node) -> None:
+    """Only NaN differs from itself."""
+    x = m.value(node.input(0))
+    m.bind(node.output, m.emit(Compare, x, x, out=node.output, relation="not_equal"))
+
+
+def logical_not(m: Importer, node: Node) -> None:
+    x, false = m.value(node.input(0)), m.constant(np.zeros((), bool), f"{node.output}~false")
+    m.bind(node.output, m.emit(Compare, x, false, out=node.output, relation="equal"))
+
+
+def where(m: Importer, node: Node) -> None:
+    """Where; in the form that takes NaN for 0, as exporters write attention, a function of one element."""
+    condition, a, b = (m.value(node.input(i)) for i in range(3))
+    test = m.graph.producers().get(condition)
+    if isinstance(test, Compare) and test.inputs == (b, b) and test.relation == "not_equal":
+        zero = m.graph.constants.get(a)
+        if zero is not None and zero.size == 1 and not zero.any() and m.graph.types[b].is_float:
+            return apply(m, b, node.output, "nan_to_zero")
+    y = m.emit(Where, condition, a, b, out=node.output, like=m.graph.types[a])
+    return m.bind(node.output, y)
 
 
 def thresholded_relu(m: Importer, node: Node) -> None:
@@ -97,14 +136,18 @@ def gelu(m: Importer, node: Node) -> None:
 
 
 def power(m: Importer, node: Node) -> None:
-    exponent = m.const(node.input(1), "the exponent")
-    if exponent.size != 1:
-        raise ModelError("Pow is supported with one constant exponent")
-    x, value = m.value(node.input(0)), float(exponent.reshape(()))
-    if value == 2.0:
-        m.bind(node.output, m.emit(Mul, x, x, out=node.output))
+    x, exponent = m.value(node.input(0)), m.value(node.input(1))
+    type = m.graph.types[exponent]
+    if type.dtype in ("int32", "int64"):
+        exponent = m.emit(Cast, exponent, out=f"{exponent}~real", like=type.with_dtype("float32"))
+    array = m.graph.constants.get(exponent)
+    if array is None or array.size != 1 or array.ndim > m.graph.types[x].rank:
+        y = m.emit(Power, x, exponent, out=node.output)
+    elif float(array.reshape(())) == 2.0:
+        y = m.emit(Mul, x, x, out=node.output, like=m.graph.types[x])
     else:
-        apply(m, x, node.output, "pow", value)
+        return apply(m, x, node.output, "pow", float(array.reshape(())))
+    return m.bind(node.output, y)
 
 
 def prelu(m: Importer, node: Node) -> None:
@@ -113,39 +156,11 @@ def prelu(m: Importer, node: Node) -> None:
     slope = m.const(node.input(1), "slope")
     if slope.size == 1:
         return apply(m, x, node.output, "leaky_relu", float(slope.reshape(())))
-    if type.rank < 2 or slope.size != type.shape[1]:
-        raise ModelError(
-            f"slope {list(slope.shape)} is neither one number nor one for each channel of {type}"
-        )
-    vector = m.constant(slope.reshape(-1), node.input(1))
-    if type.rank == 2:
-        return m.bind(node.output, m.emit(Prelu, x, vector, out=node.output))
-    y = m.emit(Prelu, m.channels_last(x), vector, out=f"{node.output}~nhwc")
+    if type.rank < 3 or slope.ndim < type.rank - 1 or slope.size != slope.shape[1 - type.rank]:
+        return m.bind(node.output, m.emit(Prelu, x, m.value(node.input(1)), out=node.output))
+    per_channel = m.constant(slope.reshape(-1), node.input(1))
+    y = m.emit(Prelu, m.channels_last(x), per_channel, out=f"{node.output}~nhwc")
     return m.bind(node.output, m.channels_first(y, node.output))
-
-
-def batch_norm(m: Importer, node: Node) -> None:
-    """x * (scale / sqrt(var + epsilon)) + (bias - mean * that); the passes fold it into the layer before."""
-    if node.attr("training_mode", 0) or any(node.outputs[1:]):
-        raise ModelError("BatchNormalization in training mode; export the model in eval mode")
-    node.ignore("momentum", "spatial")
-    scale, bias, mean, var = (
-        m.const(name, what).astype(np.float64)
-        for name, what in zip(node.inputs[1:], ("scale", "bias", "mean", "variance"), strict=True)
-    )
-    var = var + node.attr("epsilon", 1e-5)
-    if not np.all(var > 0):
-        raise ModelError("variance + epsilon is not positive everywhere")
-    x = m.value(node.input(0))
-    rank = m.graph.types[x].rank
-    factor = scale / np.sqrt(var)
-    along = (-1, *(1,) * (rank - 2))
-    a = m.constant(factor.astype(np.float32).reshape(along), f"{node.output}~factor")
-    b = m.constant(
-        (bias - mean * factor).astype(np.float32).reshape(along), f"{node.output}~offset"
-    )
-    y = m.emit(Mul, x, a, out=f"{node.output}~scaled")
-    m.bind(node.output, m.emit(Add, y, b, out=node.output))
 
 
 def softmax(m: Importer, node: Node) -> None:
@@ -182,42 +197,11 @@ def cast(m: Importer, node: Node) -> None:
 
     node.ignore("saturate", "round_mode")
     dtype: Any = tensor_dtype_to_np_dtype(node.attr("to"))
-    if node.input(0) in m.known:
-        array = m.known[node.input(0)]
+    array = m.known.get(node.input(0))
+    if array is not None:
         # Symbols stay as they are: a shape is a shape in any integer dtype.
-        m.known[node.output] = array if array.dtype == object else array.astype(dtype)
-        return
+        return m.know(node.output, array if array.dtype == object else array.astype(dtype))
     x = m.value(node.input(0))
-    if m.graph.types[x].dtype == dtype.name:
-        m.bind(node.output, x)
-    else:
-        m.bind(
-            node.output,
-            m.emit(Cast, x, out=node.output, like=m.graph.types[x].with_dtype(dtype.name)),
-        )
-
-
-def layer_norm(m: Importer, node: Node) -> None:
-    """LayerNormalization in its parts, over the last axes."""
-    from nprt.ops.div import Div
-    from nprt.ops.reduce_mean import ReduceMean
-    from nprt.ops.sub import Sub
-
-    if any(node.outputs[1:]):
-        raise ModelError("the outputs Mean and InvStdDev are not supported")
-    node.ignore("stash_type")
-    x, out = m.value(node.input(0)), node.output
-    rank = m.graph.types[x].rank
-    axes = tuple(range(node.attr("axis", -1) % rank, rank))
-    mean = m.emit(ReduceMean, x, out=f"{out}~mean", axes=axes, keepdims=True)
-    centered = m.emit(Sub, x, mean, out=f"{out}~centered")
-    square = m.emit(Mul, centered, centered, out=f"{out}~square")
-    var = m.emit(ReduceMean, square, out=f"{out}~var", axes=axes, keepdims=True)
-    epsilon = m.constant(np.asarray(node.attr("epsilon", 1e-5), np.float32), f"{out}~epsilon")
-    var = m.emit(Add, var, epsilon, out=f"{out}~var_epsilon")
-    std = m.emit(Unary, var, out=f"{out}~std", function="sqrt", parameters=())
-    y = m.emit(Div, centered, std, out=f"{out}~normal")
-    y = m.emit(Mul, y, m.value(node.input(1)), out=f"{out}~scaled")
-    if node.input(2):
-        y = m.emit(Add, y, m.value(node.input(2)), out=f"{out}~biased")
-    m.bind(out, y)
+    if m.graph.types[x].dtype != dtype.name:
+        x = m.emit(Cast, x, out=node.output, like=m.graph.types[x].with_dtype(dtype.name))
+    return m.bind(node.output, x)

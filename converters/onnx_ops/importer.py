@@ -1,8 +1,8 @@
 """The state of an import: which ONNX value is which graph value, and what is known of it.
 
 Values are of two kinds. *Graph values* are computed when the model runs. *Known values* are arrays whose content is
-known now: initializers, and the results of shape arithmetic, whose entries may be symbols (the batch dimension). A known
-value enters the graph as a constant when an op needs it.
+known now: initializers, and the results of shape arithmetic, whose entries may be symbols (the batch dimension). A
+known value enters the graph as a constant when an op needs it.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nprt.converters.graph import FLOAT, Graph, name_outputs
+from nprt.converters.graph import FLOAT, Graph, make, name_outputs
+from nprt.converters.passes.fold import folded
 from nprt.errors import ModelError, ShapeError
-from nprt.ir import DTYPES, Array, Dim, Op, QuantParams, Shape, TensorType, numel
+from nprt.ir import DTYPES, Array, Dim, Op, QuantParams, Shape, Tensor, TensorType, numel, symbols
 from nprt.ops.dequantize import Dequantize
 from nprt.ops.quantize import Quantize
 from nprt.ops.reshape import Reshape
@@ -89,6 +90,9 @@ class Importer:
         self.traits = Traits()
         self.known: dict[str, Array] = {}
         self.values: dict[str, str] = {}
+        # ONNX values that merge a free dimension with others, as (N * heads, length, width): the graph value, which
+        # does not, and for each ONNX axis the graph axes that it stands for.
+        self.merged: dict[str, tuple[str, tuple[tuple[int, ...], ...]]] = {}
         self.problems: list[str] = []
         self._blocked: set[str] = set()
         self._declared: dict[str, str] = {}
@@ -143,6 +147,16 @@ class Importer:
         self.problems.append(f"{node.name} ({node.qualified_name}; {shapes}): {what}")
         self.block(node)
 
+    def explain(self, error: Exception) -> str:
+        """What an error says; and what to do, where a free dimension is the cause."""
+        text = str(error)
+        words = set(re.findall(r"\w+", text))
+        for name in self.graph.inputs:
+            shape = self.graph.types[name].shape
+            if isinstance(error, ShapeError) and words.intersection(symbols(shape)):
+                return f"{text}. Fix the shape {list(shape)} of input {name!r} with input_shapes (--shape)"
+        return text
+
     def block(self, node: Node) -> None:
         self._blocked.update(node.outputs)
 
@@ -169,36 +183,50 @@ class Importer:
         if not name:
             return ""
         if name not in self.values:
+            if name in self.merged:
+                shape = list(self.graph.types[self.merged[name][0]].shape)
+                free = ", ".join(symbols(tuple(shape)))
+                raise ShapeError(f"{name!r} is {shape} with {free} merged into another dimension")
             if name not in self.known:
                 raise ModelError(f"value {name!r} is not defined before it is used")
             self.values[name] = self.constant(self.known[name], name)
         return self.values[name]
 
     def constant(self, array: Array, base: str, quant: QuantParams | None = None) -> str:
-        """A graph constant. float64 and float16 become float32; symbols cannot become numbers."""
-        if array.dtype == object:
-            raise ShapeError(f"{base} depends on a symbolic dimension; fix it with input_shapes")
-        if array.dtype in (np.float64, np.float16):
+        """A graph constant. Other floats become float32; symbols cannot become numbers."""
+        require_numbers(array, repr(base))
+        if array.dtype.name in ("float64", "float16", "bfloat16"):
             array = array.astype(np.float32)
         if array.dtype.name not in DTYPES:
             raise ModelError(f"constant {base} has dtype {array.dtype}, which nprt does not have")
         return self.graph.constant(array, base, quant)
 
-    def type(self, name: str) -> TensorType:
-        """The type of an ONNX value in the graph."""
-        return self.graph.types[self.value(name)]
+    def know(self, name: str, array: Array) -> None:
+        """The ONNX value `name` is `array`."""
+        self.known[name] = array
+        self.values.pop(name, None)
+
+    def shape(self, name: str) -> Shape:
+        """The shape of an ONNX value, known or not."""
+        return (
+            self.known[name].shape
+            if name in self.known
+            else self.graph.types[self.value(name)].shape
+        )
 
     def const(self, name: str, what: str) -> Array:
         """The content of an input that must be known now."""
-        if name not in self.known:
-            raise ModelError(f"{what} {name!r} must be a constant")
-        return self.known[name]
+        if name in self.known:
+            return self.known[name]
+        source = self.graph.producers().get(self.values.get(name, ""))
+        if isinstance(source, Dequantize) and source.inputs[0] in self.graph.constants:
+            codes = source.inputs[0]
+            return Tensor(self.graph.types[codes], self.graph.constants[codes]).real()
+        raise ModelError(f"{what} {name!r} must be a constant")
 
     def ints(self, name: str, what: str) -> list[int]:
         """A known input as integers."""
-        array = self.const(name, what)
-        if array.dtype == object:
-            raise ShapeError(f"{what} depends on a symbolic dimension; fix it with input_shapes")
+        array = require_numbers(self.const(name, what), what)
         return [int(item) for item in array.reshape(-1)]
 
     def optional_ints(self, node: Node, attribute: str, index: int, since: int) -> list[int] | None:
@@ -210,14 +238,28 @@ class Importer:
         return self.ints(name, attribute) if name else None
 
     def bind(self, name: str, value: str) -> None:
-        """The ONNX value `name` is the graph value `value`."""
+        """The ONNX value `name` is the graph value `value`; where that is a constant, it is known."""
         self.values[name] = value
+        if value in self.graph.constants and self.graph.types[value].quant is None:
+            self.known[name] = self.graph.constants[value]
 
     def emit(
-        self, cls: type[Op], *inputs: str, out: str, like: TensorType = FLOAT, **fields: Any
+        self,
+        cls: type[Op],
+        *inputs: str,
+        out: str | Sequence[str],
+        like: TensorType = FLOAT,
+        **fields: Any,
     ) -> str:
-        """Append an op; return its output."""
-        return self.graph.add(cls, *inputs, out=out, like=like, **fields)
+        """Append an op, or compute it now if it works on constants; return its (first) output."""
+        op, types = make(self.graph, cls, *inputs, out=out, like=like, **fields)
+        self.graph.types.update(types)
+        value = folded(self.graph, op, types[op.outputs[0]])
+        if value is None:
+            self.graph.ops.append(op)
+        else:
+            self.graph.constants[op.outputs[0]] = value
+        return op.outputs[0]
 
     # --- layout ---------------------------------------------------------------------------------------
 
@@ -304,6 +346,14 @@ class Importer:
         return self.emit(Quantize, x, out=out, like=like)
 
 
+def require_numbers(array: Array, what: str) -> Array:
+    """A known value without symbols."""
+    if array.dtype == object:
+        free = sorted({str(item) for item in array.flat if isinstance(item, str)})
+        raise ShapeError(f"{what} depends on the free dimension {', '.join(free)}")
+    return array
+
+
 def _axis_after_reshape(old: Shape, axis: int, new: Shape) -> int:
     """Where `axis` is after a reshape that leaves it whole."""
     before = numel(old[:axis])
@@ -357,8 +407,8 @@ def resolve_shape(source: Shape, target: Sequence[Any], allow_zero: bool = False
             dims[index] = free[0]
         elif free or others == 0 or count % others:
             raise ShapeError(
-                f"cannot reshape {list(source)} to {list(target)} while {free or 'its size'} is free; "
-                "fix the dimension with input_shapes"
+                f"cannot reshape {list(source)} to {list(target)}"
+                + (f" while {', '.join(free)} is free" if free else "")
             )
         else:
             dims[index] = count // others

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from nprt.converters.onnx_ops.importer import Importer, Node
 from nprt.errors import ModelError
-from nprt.ir import Dim, TensorType
+from nprt.ir import Dim, Op, TensorType
 from nprt.ops.add import Add
 from nprt.ops.conv import Conv
 from nprt.ops.conv_transpose import ConvTranspose
@@ -46,28 +49,29 @@ def conv_op(m: Importer, node: Node, x: str, w: str, bias: str, **fields: object
     x = m.channels_last(x)
     if groups == channels and groups > 1 and w_type.shape[1] == 1:
         w = m.rearranged(w, (*range(2, rank + 2), 1, 0), (*w_type.shape[2:], out_channels))
-        inputs, cls = (x, w, bias, x_zero_point), DepthwiseConv
+        cls: type[Op] = DepthwiseConv
     else:
         w = m.rearranged(w, (0, *range(2, rank + 2), 1))
-        inputs, cls = (x, w, bias, x_zero_point), Conv
+        cls = Conv
         geometry["groups"] = groups
+    inputs = (x, w, bias, x_zero_point)
     y = m.emit(cls, *inputs, out=f"{node.output}~nhwc", like=like, **geometry)
     m.bind(node.output, m.channels_first(y, node.output))
 
 
-def window_fields(node: Node, sizes: list[int], kernel: object) -> dict[str, object]:
+def window_fields(node: Node, sizes: list[int], kernel: Sequence[Dim]) -> dict[str, Any]:
     """kernel, stride, dilation, padding and ceil_mode from the attributes that Conv and the pools share."""
-    kernel = tuple(known("the kernel", k) for k in kernel)  # type: ignore[attr-defined]
-    rank = len(kernel)
+    taps = tuple(known("the kernel", k) for k in kernel)
+    rank = len(taps)
     stride = tuple(node.attr("strides", [1] * rank))
     dilation = tuple(node.attr("dilations", [1] * rank))
     if len(stride) != rank or len(dilation) != rank:
-        raise ModelError(f"strides {stride} and dilations {dilation} do not fit a kernel {kernel}")
+        raise ModelError(f"strides {stride} and dilations {dilation} do not fit a kernel {taps}")
     return {
-        "kernel": kernel,
+        "kernel": taps,
         "stride": stride,
         "dilation": dilation,
-        "padding": padding_of(node, sizes, kernel, stride, dilation),
+        "padding": padding_of(node, sizes, taps, stride, dilation),
         "ceil_mode": bool(node.attr("ceil_mode", 0)),
     }
 
@@ -116,13 +120,18 @@ def conv_transpose(m: Importer, node: Node) -> None:
     if target is not None or auto_pad in ("SAME_UPPER", "SAME_LOWER"):
         node.ignore("pads")
         wanted = target[-rank:] if target else [n * s for n, s in zip(sizes, stride, strict=True)]
+        reach = [
+            s * (n - 1) + e + (k - 1) * d + 1
+            for n, k, s, d, e in zip(sizes, kernel, stride, dilation, extra, strict=True)
+        ]
         padding = []
-        for n, k, s, d, e, out in zip(sizes, kernel, stride, dilation, extra, wanted, strict=True):
-            total = s * (n - 1) + e + (k - 1) * d + 1 - out
+        for full, out in zip(reach, wanted, strict=True):
+            total = max(0, full - out)
             small, large = total // 2, total - total // 2
             padding.append((small, large) if auto_pad == "SAME_UPPER" else (large, small))
-        if any(min(pair) < 0 for pair in padding):
-            raise ModelError(f"output_shape {list(wanted)} is larger than the kernel can reach")
+        extra = tuple(
+            e + max(0, out - full) for e, full, out in zip(extra, reach, wanted, strict=True)
+        )
     else:
         padding = list(padding_of(node, sizes, tuple(kernel), stride, dilation))
     if groups > 1:
@@ -153,8 +162,15 @@ def conv_transpose(m: Importer, node: Node) -> None:
 
 
 def gemm(m: Importer, node: Node) -> None:
-    x, w = m.value(node.input(0)), m.value(node.input(1))
-    if node.attr("transA", 0):
+    w = m.value(node.input(1))
+    trans_a = node.attr("transA", 0)
+    if node.input(0) in m.merged and not trans_a and is_weight(m, w):
+        x, axes = m.merged[
+            node.input(0)
+        ]  # a linear layer is the same on any number of leading axes
+    else:
+        x, axes = m.value(node.input(0)), ()
+    if trans_a:
         x = m.emit(Transpose, x, out=f"{x}~t", perm=(1, 0))
     transposed = node.attr("transB", 0)
     alpha, beta = node.attr("alpha", 1.0), node.attr("beta", 1.0)
@@ -181,7 +197,10 @@ def gemm(m: Importer, node: Node) -> None:
             factor = m.constant(np.asarray(beta, np.float32), f"{node.output}~beta")
             bias = m.emit(Mul, bias, factor, out=f"{bias}~scaled")
         y = m.emit(Add, y, bias, out=f"{node.output}~biased")
-    m.bind(node.output, y)
+    if axes:
+        m.merged[node.output] = y, axes
+    else:
+        m.bind(node.output, y)
 
 
 def matmul(m: Importer, node: Node) -> None:

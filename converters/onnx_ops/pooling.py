@@ -37,6 +37,11 @@ def average_pool_op(m: Importer, node: Node, x: str) -> str:
     fields = window_fields(node, sizes, node.attr("kernel_shape"))
     include = bool(node.attr("count_include_pad", 0))
     x = x if last else m.channels_last(x)
+    whole = {"kernel": tuple(sizes), "stride": (1,) * len(sizes), "padding": ((0, 0),) * len(sizes)}
+    if m.opset < 19 and all(fields[name] == value for name, value in whole.items()):
+        # One window over everything: onnxruntime sums it as it does GlobalAveragePool.
+        y = m.emit(GlobalAveragePool, x, out=f"{node.output}~nhwc")
+        return y if last else m.channels_first(y, node.output)
     y = m.emit(AveragePool, x, out=f"{node.output}~nhwc", include_padding=include, **fields)
     return y if last else m.channels_first(y, node.output)
 
@@ -70,10 +75,10 @@ def global_max_pool(m: Importer, node: Node) -> None:
 
 
 def resize(m: Importer, node: Node) -> None:
-    """Resize (opset 10 to 21) and Upsample; only along spatial axes."""
+    """Resize; only along spatial axes."""
     x = m.value(node.input(0))
     type = m.graph.types[x]
-    old = node.op_type == "Upsample" or m.opset < 11
+    old = m.opset < 11
     scales_input, sizes_input = (1, 9) if old else (2, 3)
     mode = node.attr("mode", "nearest")
     coordinates = "asymmetric" if old else node.attr("coordinate_transformation_mode", "half_pixel")

@@ -1,6 +1,8 @@
-"""Quantized operators: each is dequantize, its float operator, quantize. The passes make one integer op of the three."""
+"""Quantized operators: each is dequantize, its float operator, quantize. The passes make one integer op of them."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,7 +16,9 @@ from nprt.ops.dequantize import Dequantize
 from nprt.ops.dynamic_linear import DynamicLinear
 from nprt.ops.dynamic_quantize import DynamicQuantize
 from nprt.ops.linear import Linear
+from nprt.ops.lookup import Lookup
 from nprt.ops.matmul import Matmul
+from nprt.ops.reshape import Reshape
 from nprt.ops.transpose import Transpose
 from nprt.ops.unary import Unary
 
@@ -40,7 +44,7 @@ def quantize_linear(m: Importer, node: Node) -> None:
         m.bind(node.output, y)
 
 
-def quantize_known(m: Importer, node: Node, x: np.ndarray, axis: int, dtype: str) -> np.ndarray:  # type: ignore[type-arg]
+def quantize_known(m: Importer, node: Node, x: np.ndarray, axis: int, dtype: str) -> np.ndarray:
     """QuantizeLinear on a constant."""
     quant, zero_dtype = m.quant_params(node.input(1), node.input(2), axis, x.ndim)
     along = [-1 if i == quant.axis else 1 for i in range(x.ndim)] if quant.axis is not None else []
@@ -70,9 +74,24 @@ def triple(node: Node, at: int) -> Quant:
 
 
 def finish(m: Importer, node: Node, y: str, scale: str, zero_point: str) -> None:
-    """Quantize the float result of a QLinear node."""
+    """Quantize the float result of a QLinear node, whose op follows onnxruntime's kernel on codes."""
     m.traits.qoperator = True
+    _decide(m, y)
     m.bind(node.output, m.quantized(y, scale, zero_point, node.output))
+
+
+def _decide(m: Importer, y: str) -> None:
+    """Give numerics `ort` to the op behind y and what only moves its result."""
+    for index in reversed(range(len(m.graph.ops))):
+        op = m.graph.ops[index]
+        if y not in op.outputs:
+            continue
+        if isinstance(op, Transpose | Reshape):
+            y = op.inputs[0]
+            continue
+        if "numerics" in op.fields():
+            m.graph.ops[index] = replace(op, numerics="ort")  # type: ignore[call-arg]
+        return
 
 
 def int32_bias(m: Importer, name: str, x_scale: str, w_scale: str) -> str:
@@ -110,9 +129,7 @@ def qlinear_matmul(m: Importer, node: Node) -> None:
 def qgemm(m: Importer, node: Node) -> None:
     """com.microsoft QGemm: quantized where it has a scale for y, else float32."""
     transposed = node.attr("transB", 0)
-    if node.attr("alpha", 1.0) != 1.0:
-        raise ModelError("alpha other than 1 is not supported")
-    x = m.dequantized(triple(node, 0))
+    x = _scaled(m, m.dequantized(triple(node, 0)), node.attr("alpha", 1.0))
     w = m.dequantized(triple(node, 3), axis=0 if transposed else 1)
     if node.attr("transA", 0):
         x = m.emit(Transpose, x, out=f"{x}~t", perm=(1, 0))
@@ -124,6 +141,22 @@ def qgemm(m: Importer, node: Node) -> None:
         finish(m, node, y, node.input(7), node.input(8))
     else:
         m.bind(node.output, y)
+
+
+def _scaled(m: Importer, x: str, alpha: float) -> str:
+    """A dequantized value times alpha: the same codes with another scale."""
+    if alpha == 1.0:
+        return x
+    if not alpha > 0.0:
+        raise ModelError(f"alpha={alpha} is not supported; it must be above 0")
+    codes = m.graph.ops[-1].inputs[0]
+    type = m.graph.types[codes]
+    quant = QuantParams.of(np.float32(alpha) * type.scale, type.zero_point)
+    low, high = type.code_range
+    same = m.constant(np.arange(low, high + 1).astype(type.numpy), f"{x}~same", quant)
+    like = replace(type, quant=quant)
+    scaled = m.emit(Lookup, codes, same, out=f"{x}~scaled", like=like, function="alpha")
+    return m.emit(Dequantize, scaled, out=f"{x}~times_alpha")
 
 
 def qlinear_binary(cls: type[Op]):  # type: ignore[no-untyped-def]
@@ -179,7 +212,7 @@ def qlinear_concat(m: Importer, node: Node) -> None:
 def dynamic_quantize_linear(m: Importer, node: Node) -> None:
     m.traits.quantized = True
     outputs = [name or f"{node.name}~{i}" for i, name in enumerate(node.outputs)]
-    m.emit(DynamicQuantize, m.value(node.input(0)), out=outputs)  # type: ignore[arg-type]
+    m.emit(DynamicQuantize, m.value(node.input(0)), out=outputs)
     for name, value in zip(node.outputs, m.graph.ops[-1].outputs, strict=True):
         if name:
             m.bind(name, value)

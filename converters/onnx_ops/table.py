@@ -1,15 +1,27 @@
-"""Every ONNX operator that nprt reads, and the function that translates it. Names of other domains begin with theirs."""
+"""Every ONNX operator that nprt reads, and what translates it. Names of other domains begin with the domain."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from nprt.converters.onnx_ops import elementwise, layers, movement, pooling, quantized
-from nprt.converters.onnx_ops.elementwise import binary, unary
-from nprt.converters.onnx_ops.movement import Translate, arithmetic, foldable
-from nprt.converters.onnx_ops.movement import elementwise as each
+from nprt.converters.onnx_ops import (
+    elementwise,
+    folding,
+    layers,
+    movement,
+    pooling,
+    quantized,
+    reductions,
+)
+from nprt.converters.onnx_ops.elementwise import binary, compare, unary, variadic
+from nprt.converters.onnx_ops.folding import Translate, foldable
+from nprt.converters.onnx_ops.folding import elementwise as each
+from nprt.converters.onnx_ops.movement import positions_of_symbols as moves
+from nprt.converters.onnx_ops.reductions import reduction
 from nprt.ops.add import Add
 from nprt.ops.div import Div
+from nprt.ops.maximum import Maximum
+from nprt.ops.minimum import Minimum
 from nprt.ops.mul import Mul
 from nprt.ops.sub import Sub
 
@@ -19,16 +31,34 @@ IMPORTERS: dict[str, Translate] = {
     "ConvTranspose": layers.conv_transpose,
     "Gemm": layers.gemm,
     "MatMul": layers.matmul,
-    "BatchNormalization": elementwise.batch_norm,
-    "LayerNormalization": elementwise.layer_norm,
+    "BatchNormalization": reductions.batch_norm,
+    "LayerNormalization": reductions.layer_norm,
+    "RMSNormalization": reductions.layer_norm,
+    "InstanceNormalization": reductions.group_norm,
+    "GroupNormalization": reductions.group_norm,
     # arithmetic
-    "Add": foldable(arithmetic(np.add), binary(Add)),
-    "Sub": foldable(arithmetic(np.subtract), binary(Sub)),
-    "Mul": foldable(arithmetic(np.multiply), binary(Mul)),
-    "Div": foldable(arithmetic(movement.divide), binary(Div)),
-    "Pow": elementwise.power,
-    "Max": foldable(each(np.maximum), elementwise.bound("Max")),
-    "Min": foldable(each(np.minimum), elementwise.bound("Min")),
+    "Add": foldable(folding.add, binary(Add)),
+    "Sub": foldable(folding.subtract, binary(Sub)),
+    "Mul": foldable(folding.multiply, binary(Mul)),
+    "Div": foldable(folding.divide, binary(Div)),
+    "Pow": foldable(each(np.power), elementwise.power),
+    "Mod": foldable(folding.evaluate_mod),
+    "Sum": variadic(Add),
+    "Mean": variadic(Add),
+    "Max": variadic(Maximum),
+    "Min": variadic(Minimum),
+    # relations and logic
+    "Equal": foldable(folding.equal, compare("equal")),
+    "Less": compare("less"),
+    "LessOrEqual": compare("less_equal"),
+    "Greater": compare("greater"),
+    "GreaterOrEqual": compare("greater_equal"),
+    "IsNaN": elementwise.is_nan,
+    "Not": elementwise.logical_not,
+    "And": binary(Minimum),
+    "Or": binary(Maximum),
+    "Xor": compare("not_equal"),
+    "Where": foldable(folding.evaluate_where, elementwise.where),
     # activations and other functions of one element
     "Relu": unary("relu"),
     "LeakyRelu": unary("leaky_relu", alpha=0.01),
@@ -40,22 +70,32 @@ IMPORTERS: dict[str, Translate] = {
     "HardSigmoid": unary("hardsigmoid", alpha=0.2, beta=0.5),
     "HardSwish": unary("hardswish"),
     "Tanh": unary("tanh"),
-    "Softplus": unary("softplus"),
+    "Softplus": unary("softplus", beta=1.0),
     "Softsign": unary("softsign"),
     "Mish": unary("mish"),
     "Erf": unary("erf"),
     "Exp": unary("exp"),
     "Log": unary("log"),
-    "Sqrt": foldable(each(np.sqrt), unary("sqrt")),
+    "Sqrt": unary("sqrt"),
     "Reciprocal": unary("reciprocal"),
-    "Abs": unary("abs"),
-    "Neg": unary("neg"),
-    "Floor": foldable(each(np.floor), unary("floor")),
-    "Ceil": foldable(each(np.ceil), unary("ceil")),
+    "Abs": foldable(each(np.abs), unary("abs")),
+    "Neg": foldable(each(np.negative), unary("neg")),
+    "Floor": unary("floor"),
+    "Ceil": unary("ceil"),
     "Round": unary("round"),
     "Sign": unary("sign"),
     "Sin": unary("sin"),
     "Cos": unary("cos"),
+    "Tan": unary("tan"),
+    "Asin": unary("asin"),
+    "Acos": unary("acos"),
+    "Atan": unary("atan"),
+    "Sinh": unary("sinh"),
+    "Cosh": unary("cosh"),
+    "Asinh": unary("asinh"),
+    "Acosh": unary("acosh"),
+    "Atanh": unary("atanh"),
+    "Swish": unary("quick_gelu", alpha=1.0),
     "Gelu": elementwise.gelu,
     "com.microsoft.Gelu": unary("gelu"),
     "com.microsoft.QuickGelu": unary("quick_gelu", alpha=1.702),
@@ -68,35 +108,43 @@ IMPORTERS: dict[str, Translate] = {
     "AveragePool": pooling.average_pool,
     "GlobalAveragePool": pooling.global_average_pool,
     "GlobalMaxPool": pooling.global_max_pool,
-    "ReduceMean": movement.reduce_mean,
     "Resize": pooling.resize,
-    "Upsample": pooling.resize,
+    # reductions
+    "ReduceMean": reduction("Mean"),
+    "ReduceSum": reduction("Sum"),
+    "ReduceSumSquare": reduction("SumSquare"),
+    "ReduceL1": reduction("L1"),
+    "ReduceL2": reduction("L2"),
+    "ReduceMax": reduction("Max"),
+    "ReduceMin": reduction("Min"),
+    "ReduceProd": foldable(folding.evaluate_reduce_prod),
+    "ArgMax": reductions.argmax,
+    "ArgMin": reductions.argmax,
     # movement
-    "Identity": movement.identity,
-    "Dropout": movement.identity,
-    "Reshape": movement.reshape,
-    "Flatten": movement.flatten,
-    "Transpose": movement.transpose,
-    "Squeeze": movement.squeeze,
-    "Unsqueeze": movement.unsqueeze,
-    "Concat": foldable(movement.evaluate_concat, movement.concat),
-    "Split": movement.split,
-    "Slice": movement.slice_,
+    "Identity": moves(movement.identity),
+    "Dropout": movement.dropout,
+    "Reshape": moves(movement.reshape),
+    "Flatten": moves(movement.flatten),
+    "Transpose": moves(movement.transpose),
+    "Squeeze": moves(movement.squeeze),
+    "Unsqueeze": moves(movement.unsqueeze),
+    "Concat": foldable(folding.evaluate_concat, movement.concat),
+    "Split": moves(movement.split),
+    "Slice": moves(movement.slice_),
+    "Gather": moves(movement.gather),
+    "Expand": moves(movement.expand),
+    "Tile": moves(movement.tile),
     "Pad": movement.pad,
-    "Gather": foldable(movement.evaluate_gather, movement.gather),
-    "Expand": foldable(movement.evaluate_expand, movement.expand),
-    "Tile": movement.tile,
     "DepthToSpace": movement.depth_to_space,
-    "ArgMax": movement.argmax,
+    "SpaceToDepth": movement.space_to_depth,
     "Cast": elementwise.cast,
     # known values
-    "Constant": movement.constant,
-    "ConstantOfShape": movement.constant_of_shape,
-    "Shape": movement.shape,
-    "Range": foldable(movement.evaluate_range),
-    "Where": foldable(movement.evaluate_where),
-    "Equal": foldable(each(np.equal)),
-    "ReduceProd": foldable(movement.evaluate_reduce_prod),
+    "Constant": folding.constant,
+    "ConstantOfShape": folding.constant_of_shape,
+    "Shape": folding.shape,
+    "Size": folding.size,
+    "Range": foldable(folding.evaluate_range),
+    "Trilu": foldable(folding.evaluate_trilu),
     # quantized
     "QuantizeLinear": quantized.quantize_linear,
     "DequantizeLinear": quantized.dequantize_linear,

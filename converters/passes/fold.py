@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from nprt.converters.graph import DERIVED, Graph, Rewriter
-from nprt.ir import Array, Op, Tensor, numel
+from nprt.ir import Array, Dim, Op, Tensor, TensorType, numel, symbols
 from nprt.ops.add import Add
 from nprt.ops.conv import Conv
 from nprt.ops.conv_transpose import ConvTranspose
@@ -15,33 +15,52 @@ from nprt.ops.depthwise_conv import DepthwiseConv
 from nprt.ops.dequantize import Dequantize
 from nprt.ops.linear import Linear
 from nprt.ops.mul import Mul
+from nprt.ops.rules import known
 from nprt.ops.sub import Sub
 
-# A constant that is larger than this is left to be computed when the model runs.
-MAX_FOLDED_ELEMENTS = 1 << 26
+# A constant that is larger than this, and than what it is made of, is left to be computed when the model runs.
+MAX_FOLDED_ELEMENTS = 1 << 24
 
 LAYERS = (Conv, DepthwiseConv, ConvTranspose, Linear)
 
 
 def fold_constants(graph: Graph) -> None:
-    """Compute every op whose inputs are all constants, except `dequantize`, which a later pass fuses."""
+    """Compute every op whose inputs are all constants; see `folded`."""
 
     def rule(rewriter: Rewriter, op: Op) -> bool:
-        inputs = op.used_inputs()
-        if isinstance(op, Dequantize) or not inputs or not all(map(rewriter.is_constant, inputs)):
+        value = folded(graph, op, graph.types[op.outputs[0]])
+        if value is None:
             return False
-        if len(op.outputs) != 1 or numel(graph.types[op.outputs[0]].shape) > MAX_FOLDED_ELEMENTS:
-            return False
-        types = graph.types
-        arrays = op.arguments(lambda name: Tensor(types[name], graph.constants[name]))
-        graph.constants[op.outputs[0]] = op.reference(types[op.outputs[0]], *arrays)
+        graph.constants[op.outputs[0]] = value
         return True
 
     graph.rewrite(rule)
 
 
-def fold_affine(graph: Graph) -> None:
-    """`layer * factor + offset` with one constant for each output channel becomes the layer alone (batch norm)."""
+def folded(graph: Graph, op: Op, y: TensorType) -> Array | None:
+    """The result, of type y, of an op on constants alone.
+
+    None for `dequantize`, which a later pass fuses, for a shape with symbols, and for what is too large.
+    """
+    inputs = op.used_inputs()
+    if isinstance(op, Dequantize) or not inputs or not all(n in graph.constants for n in inputs):
+        return None
+    sizes = [graph.constants[name].size for name in inputs]
+    if len(op.outputs) != 1 or symbols(y.shape):
+        return None
+    if numel(y.shape) > max(MAX_FOLDED_ELEMENTS, *sizes):
+        return None
+    operands = op.arguments(lambda name: Tensor(graph.types[name], graph.constants[name]))
+    return np.asarray(op.reference(y, *operands))
+
+
+def fold_affine(graph: Graph, *, quantized: bool = True) -> None:
+    """`layer * factor + offset` with one constant for each output channel becomes the layer alone (batch norm).
+
+    Args:
+        graph: with layers in float32.
+        quantized: also where the weights are quantized, whose sum then rounds the offset.
+    """
 
     def rule(rewriter: Rewriter, op: Op) -> bool:
         if not isinstance(op, Mul | Add | Sub):
@@ -51,13 +70,15 @@ def fold_affine(graph: Graph) -> None:
         constant = op.inputs[1 - layer_at]
         if layer is None or not rewriter.is_constant(constant):
             return False
+        if not quantized and rewriter.producer(layer.inputs[1], Dequantize) is not None:
+            return False
         if (
             rewriter.only_reader(layer.outputs[0]) is None
             or not graph.types[layer.inputs[0]].is_float
         ):
             return False
         channels = graph.types[layer.outputs[0]].shape[-1]
-        vector = _per_channel(graph.constants[constant], channels, graph.types[op.outputs[0]].rank)
+        vector = per_channel(graph.constants[constant], channels, graph.types[op.outputs[0]].rank)
         if (
             vector is None
             or graph.types[op.outputs[0]].shape != graph.types[layer.outputs[0]].shape
@@ -81,13 +102,13 @@ def fold_affine(graph: Graph) -> None:
         pass
 
 
-def _per_channel(array: Array, channels: object, rank: int) -> Array | None:
+def per_channel(array: Array, channels: Dim, rank: int) -> Array | None:
     """`array` as one number for each channel of the last axis, if it broadcasts along that axis alone."""
     if array.ndim > rank or array.size not in (1, channels) or array.dtype != np.float32:
         return None
     if array.size > 1 and array.shape[-1] != channels:
         return None
-    return np.broadcast_to(array.reshape(-1), (channels,)).astype(np.float64)  # type: ignore[call-overload]
+    return np.broadcast_to(array.reshape(-1), (known("channels", channels),)).astype(np.float64)
 
 
 def _scaled(rewriter: Rewriter, layer: Op, factor: Array) -> Op | None:

@@ -32,12 +32,19 @@ from nprt.ops.unary import Unary
 Perm = tuple[int, ...]
 
 
-def sink_transposes(graph: Graph) -> None:
-    """For `op(transpose(x))`, write `transpose(op'(x))` where op' exists; merge and drop transposes."""
+def sink_transposes(graph: Graph, *, past_dequantize: bool = True) -> None:
+    """For `op(transpose(x))`, write `transpose(op'(x))` where op' exists; merge and drop transposes.
+
+    Args:
+        graph: any.
+        past_dequantize: whether a transpose of codes may become one of float32.
+    """
 
     def rule(rewriter: Rewriter, op: Op) -> bool:
         sink = SINKS.get(type(op))
-        return sink is not None and sink(rewriter, op)
+        if sink is None or (isinstance(op, Dequantize) and not past_dequantize):
+            return False
+        return sink(rewriter, op)
 
     graph.rewrite(rule)
 
@@ -47,23 +54,21 @@ def _source(rewriter: Rewriter, name: str) -> Any:
     return rewriter.producer(name, Transpose)
 
 
+def _restore(rewriter: Rewriter, op: Op, inner: str, perm: Perm) -> bool:
+    """Bind op's output to the transposed result of its rewritten form; a transpose that moves no axis is none."""
+    if perm == tuple(range(len(perm))):
+        rewriter.replace(op.outputs[0], inner)
+        return True
+    return rewriter.rebind(op, Transpose, inner, perm=perm)
+
+
 def _merge(rewriter: Rewriter, op: Op) -> bool:
-    """Two transposes are one; one that leaves every axis in place is none; one that moves only ones is a reshape."""
+    """Two transposes are one."""
     assert isinstance(op, Transpose)
     inner = _source(rewriter, op.inputs[0])
-    perm = tuple(inner.perm[axis] for axis in op.perm) if inner else op.perm
-    x = inner.inputs[0] if inner else op.inputs[0]
-    if perm == tuple(range(len(perm))):
-        rewriter.replace(op.outputs[0], x)
-        return True
     if inner is None:
-        return False
-    return rewriter.rebind(op, Transpose, x, perm=perm)
-
-
-def _restore(rewriter: Rewriter, op: Op, inner: str, perm: Perm) -> bool:
-    """Bind op's output to the transposed result of its rewritten form."""
-    return rewriter.rebind(op, Transpose, inner, perm=perm)
+        return _restore(rewriter, op, op.inputs[0], op.perm)
+    return _restore(rewriter, op, inner.inputs[0], tuple(inner.perm[axis] for axis in op.perm))
 
 
 def _same_shape(rewriter: Rewriter, op: Op) -> bool:

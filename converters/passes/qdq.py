@@ -1,8 +1,8 @@
 """From float ops between dequantize and quantize to ops on codes.
 
-`settle_quantize` brings every group into the form dequantize -> op -> quantize: what only moves data moves codes. `fuse` then
-makes one integer op of each group. Both leave the numbers as they are, except that an op on codes rounds as its numerics
-says; what cannot be fused stays in float32 between dequantize and quantize.
+`settle_quantize` brings every group into the form dequantize -> op -> quantize: what only moves data moves codes.
+`fuse` then makes one integer op of each group. Both leave the numbers as they are, except that an op on codes rounds as
+its numerics says; what cannot be fused stays in float32 between dequantize and quantize.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 
 from nprt import rounding
 from nprt.converters.graph import FLOAT, Graph, Rewriter
+from nprt.converters.passes.fold import per_channel
 from nprt.converters.passes.tabulate import tabulate
 from nprt.ir import Array, Op, QuantParams, TensorType
 from nprt.ops.add import Add
@@ -81,7 +82,8 @@ def _source(rewriter: Rewriter, name: str) -> str | None:
     if op is None:
         return None
     type = rewriter.graph.types[op.inputs[0]]
-    return op.inputs[0] if type.is_codes and type.quant.axis is None else None
+    per_tensor = type.quant is not None and type.quant.axis is None
+    return op.inputs[0] if type.is_codes and per_tensor else None
 
 
 def _on_codes(op: Op, codes: TensorType) -> dict[str, Any]:
@@ -159,15 +161,19 @@ class Group:
     clamp: tuple[int, int] | None
 
 
-def fuse(graph: Graph, numerics: str, engine_fuses: Callable[[Graph, Group], bool]) -> None:
-    """Make integer ops of the groups, root by root, in execution order.
+def fuse(graph: Graph, numerics: str) -> list[str]:
+    """Make integer ops of the groups, root by root, in execution order, and of the products that are used as float32.
 
     Args:
         graph: settled.
-        numerics: of the ops that are made.
-        engine_fuses: for numerics other than `integer`: whether the engine runs this group on codes. An elementwise group
-            that it does not is computed as the ONNX operators are defined, with numerics `onnx`.
+        numerics: `integer`, or that of an engine. The ops that the engine runs on codes have its numerics already. The
+            others it computes in float32, which is numerics `onnx`.
+
+    Returns:
+        The results of products that the engine computes in float32. Such a sum has no exact integer form; they follow
+        the engine's kernel on codes, which differs where an error of float32 crosses the middle between two codes.
     """
+    nearest: list[str] = []
 
     def rule(rewriter: Rewriter, op: Op) -> bool:
         if not isinstance(op, Quantize):
@@ -175,17 +181,22 @@ def fuse(graph: Graph, numerics: str, engine_fuses: Callable[[Graph, Group], boo
         if tabulate(rewriter, op):
             return True
         group = _group(rewriter, op)
-        if group is None:
+        fused = FUSIONS.get(type(group.op)) if group else None
+        if group is None or fused is None:
             return False
-        fused = FUSIONS.get(type(group.op))
-        if fused is None:
-            return False
-        chosen = numerics
-        if numerics == "ort" and not engine_fuses(graph, group):
-            chosen = "onnx"
-        return fused(rewriter, group, chosen)
+        if numerics == "integer":
+            return fused(rewriter, group, numerics)
+        decided = getattr(group.op, "numerics", "integer")
+        if decided != "integer":
+            return fused(rewriter, group, decided)
+        done = fused(rewriter, group, "onnx")
+        if done and isinstance(group.op, PRODUCTS):
+            nearest.extend(op.outputs)
+        return done
 
     graph.rewrite(rule)
+    sum_in_int32(graph, numerics)
+    return nearest
 
 
 def _group(rewriter: Rewriter, root: Op) -> Group | None:
@@ -193,8 +204,9 @@ def _group(rewriter: Rewriter, root: Op) -> Group | None:
     inner = rewriter.producers.get(root.inputs[0])
     like = rewriter.graph.types[root.outputs[0]]
     clamp = None
-    if isinstance(inner, Unary) and inner.function in ("relu", "clip"):
-        clamp = activation_clamp(inner, like)
+    limits = activation_bounds(inner) if inner else None
+    if inner and limits:
+        clamp = activation_clamp(limits, like)
         if rewriter.only_reader(inner.outputs[0]) is None:
             return None
         inner = rewriter.producers.get(inner.inputs[0])
@@ -203,10 +215,17 @@ def _group(rewriter: Rewriter, root: Op) -> Group | None:
     return Group(inner, root, clamp)
 
 
-def activation_clamp(op: Unary, y: TensorType) -> tuple[int, int] | None:
-    """The codes of y that relu or clip lets through; None for all: eq. (16)."""
-    bounds = op.parameters if op.function == "clip" else (0.0, np.inf)
-    low, high = (int(to_codes(np.float32(bound)[...], y)) for bound in bounds)
+def activation_bounds(op: Op) -> tuple[float, float] | None:
+    """What relu or clip confines its input to; None for any other op."""
+    if not isinstance(op, Unary) or op.function not in ("relu", "clip"):
+        return None
+    low, high = op.parameters if op.function == "clip" else (0.0, np.inf)
+    return low, high
+
+
+def activation_clamp(limits: tuple[float, float], y: TensorType) -> tuple[int, int] | None:
+    """The codes of y between two real numbers; None for all: eq. (16)."""
+    low, high = (int(to_codes(np.float32(limit)[...], y)) for limit in limits)
     return None if (low, high) == y.code_range else (low, high)
 
 
@@ -220,34 +239,40 @@ def _rebind(rewriter: Rewriter, group: Group, *inputs: str, **changes: Any) -> b
 
 
 def _layer(rewriter: Rewriter, group: Group, numerics: str) -> bool:
-    operands = layer_operands(rewriter, group.op)
+    operands = product_operands(rewriter, group.op)
     if operands is None:
         return False
-    return _rebind(rewriter, group, *operands, numerics=_product_numerics(numerics))
+    x, w, bias = operands
+    codes = int32_bias(rewriter, bias, x, w, numerics, isinstance(group.op, Linear)) if bias else ""
+    numerics = "ort" if numerics == "onnx" else numerics
+    return codes is not None and _rebind(rewriter, group, x, w, codes, numerics=numerics)
 
 
-def _product_numerics(numerics: str) -> str:
-    """A product that the engine leaves in float32 has no exact integer form; its quantized kernel is the nearest."""
-    return "ort" if numerics == "onnx" else numerics
-
-
-def layer_operands(rewriter: Rewriter, op: Op) -> tuple[str, ...] | None:
-    """x, w and bias of a layer on codes; None if x or w is not quantized."""
-    graph = rewriter.graph
+def product_operands(rewriter: Rewriter, op: Op) -> tuple[str, str, str] | None:
+    """x, w, and bias or "", of a product on codes; None if x or w is not quantized. The bias is as it was."""
     x = _source(rewriter, op.inputs[0])
-    w_op = rewriter.producer(op.inputs[1], Dequantize)
-    if x is None or w_op is None or not graph.types[w_op.inputs[0]].is_codes:
+    if x is None:
         return None
-    w = w_op.inputs[0]
-    name = op.inputs[2] if len(op.inputs) > 2 else ""
-    bias = int32_bias(rewriter, name, x, w) if name else ""
-    return None if bias is None else (x, w, bias)
+    if isinstance(op, Matmul):
+        other = _source(rewriter, op.inputs[1])
+        return None if other is None else (x, other, "")
+    w = rewriter.producer(op.inputs[1], Dequantize)
+    if w is None or not rewriter.graph.types[w.inputs[0]].is_codes:
+        return None
+    return x, w.inputs[0], op.inputs[2] if len(op.inputs) > 2 else ""
 
 
-def int32_bias(rewriter: Rewriter, name: str, x: str, w: str) -> str | None:
-    """A bias as int32 with scale x_scale * w_scale: eq. (9). Codes that have that scale already are kept.
+def int32_bias(
+    rewriter: Rewriter, name: str, x: str, w: str, numerics: str, any_scale: bool = False
+) -> str | None:
+    """A bias as int32 with scale x_scale * w_scale: eq. (9). Codes that have about that scale already are kept.
 
-    Returns None if the bias is not a constant or does not fit.
+    Args:
+        numerics: `ort` counts as about what onnxruntime does.
+        any_scale: with numerics `ort`, the op's kernel takes the codes of a bias whatever their scale is.
+
+    Returns:
+        The name of a constant; None if the bias is not a constant or does not fit.
     """
     graph = rewriter.graph
     types = graph.types
@@ -255,7 +280,8 @@ def int32_bias(rewriter: Rewriter, name: str, x: str, w: str) -> str | None:
     source = rewriter.producer(name, Dequantize)
     if source is not None and rewriter.is_constant(source.inputs[0]):
         codes, given = graph.constants[source.inputs[0]], types[source.inputs[0]].scale
-        if codes.dtype == np.int32 and np.allclose(given, scale, rtol=0.011, atol=1e-6):
+        alike = np.allclose(given, scale, rtol=0.011, atol=1e-6)
+        if codes.dtype == np.int32 and (alike or (any_scale and numerics == "ort")):
             return graph.constant(codes, source.inputs[0])
         real = rounding.dequantize(codes, given, types[source.inputs[0]].zero_point)
     elif rewriter.is_constant(name):
@@ -268,22 +294,80 @@ def int32_bias(rewriter: Rewriter, name: str, x: str, w: str) -> str | None:
     return graph.constant(codes.astype(np.int32), f"{name}~int32")
 
 
-def _matmul(rewriter: Rewriter, group: Group, numerics: str) -> bool:
-    operands = [_source(rewriter, name) for name in group.op.inputs]
-    if None in operands:
-        return False
-    return _rebind(rewriter, group, *map(str, operands), numerics=_product_numerics(numerics))
-
-
 def _binary(rewriter: Rewriter, group: Group, numerics: str) -> bool:
     a, b = (_source(rewriter, name) for name in group.op.inputs)
     if a is None or b is None:
-        return False
+        return numerics == "integer" and _affine(rewriter, group)
     if numerics == "ort" and isinstance(group.op, Sub | Div):
         numerics = "onnx"
     if numerics == "ort" and _added_last(rewriter.graph.types[a], rewriter.graph.types[b]):
         a, b = b, a
     return _rebind(rewriter, group, a, b, numerics=numerics)
+
+
+def _affine(rewriter: Rewriter, group: Group) -> bool:
+    """`dequantize(x) * factor + offset`, one of each for each channel: a depthwise convolution of one tap."""
+    graph, out = rewriter.graph, rewriter.graph.types[group.quantize.outputs[0]]
+    if out.rank not in (2, 3, 4, 5) or isinstance(out.shape[-1], str):
+        return False
+    found = _factor_and_offset(rewriter, group.op, out)
+    if found is None or graph.types[found[0]].shape != out.shape:
+        return False
+    x, factor, offset = found
+    w_scale = np.maximum(np.abs(factor), np.finfo(np.float32).tiny * 128) / 127
+    sums = np.rint(offset / (np.float64(graph.types[x].scale) * w_scale))
+    if np.any(np.abs(sums) >= 2.0**30):
+        return False
+    ones = (1,) * max(1, out.rank - 2)
+    codes = (127 * np.sign(factor)).astype(np.int8).reshape(*ones, -1)
+    name = group.op.outputs[0]
+    w = graph.constant(codes, f"{name}~factor", QuantParams.of(w_scale, 0, len(ones)))
+    bias = graph.constant(sums.astype(np.int32), f"{name}~offset")
+    if out.rank == 2:
+        positions = graph.types[x].with_shape((out.shape[0], 1, out.shape[1]))
+        x = rewriter.add(Reshape, x, out=f"{name}~positions", like=positions)
+    y = rewriter.add(
+        DepthwiseConv,
+        x,
+        w,
+        bias,
+        out=f"{name}~codes",
+        like=out.with_shape(()),
+        stride=ones,
+        dilation=ones,
+        padding=((0, 0),) * len(ones),
+        clamp=group.clamp,
+    )
+    return rewriter.rebind(
+        group.quantize, Reshape, y, like=replace(graph.types[y], shape=out.shape)
+    )
+
+
+def _factor_and_offset(
+    rewriter: Rewriter, op: Op | None, out: TensorType
+) -> tuple[str, Array, Array] | None:
+    """Codes x and float64 vectors such that op gives `dequantize(x) * factor + offset`; None if it does not."""
+    factor, offset = np.ones(1), np.zeros(1)
+    while isinstance(op, Add | Sub | Mul):
+        at = 0 if rewriter.is_constant(op.inputs[1]) else 1
+        name = op.inputs[1 - at]
+        if not rewriter.is_constant(name) or (isinstance(op, Sub) and at == 1):
+            return None
+        vector = per_channel(rewriter.graph.constants[name], out.shape[-1], out.rank)
+        if vector is None:
+            return None
+        if isinstance(op, Mul):
+            factor = factor * vector
+        else:
+            offset = offset + factor * (-vector if isinstance(op, Sub) else vector)
+        x = _source(rewriter, op.inputs[at])
+        if x is not None:
+            channels = int(out.shape[-1])
+            return x, np.broadcast_to(factor, channels), np.broadcast_to(offset, channels)
+        op = rewriter.producers.get(op.inputs[at])
+        if op is None or rewriter.only_reader(op.outputs[0]) is None:
+            return None
+    return None
 
 
 def _added_last(a: TensorType, b: TensorType) -> bool:
@@ -298,17 +382,15 @@ def _added_last(a: TensorType, b: TensorType) -> bool:
 
 def _average_pool(rewriter: Rewriter, group: Group, numerics: str) -> bool:
     x = _source(rewriter, group.op.inputs[0])
-    if x is None:
-        return False
-    return _rebind(rewriter, group, x, numerics=_product_numerics(numerics))
+    return x is not None and numerics != "onnx" and _rebind(rewriter, group, x, numerics=numerics)
 
 
 def _global_average_pool(rewriter: Rewriter, group: Group, numerics: str) -> bool:
     x = _source(rewriter, group.op.inputs[0])
-    if x is None or group.clamp is not None:
+    if x is None or group.clamp is not None or numerics == "onnx":
         return False
     like = rewriter.graph.types[group.quantize.outputs[0]]
-    fields = group.op.fields() | {"numerics": _product_numerics(numerics)}
+    fields = group.op.fields() | {"numerics": numerics}
     return rewriter.rebind(group.quantize, type(group.op), x, like=like, **fields)
 
 
@@ -404,7 +486,7 @@ FUSIONS: dict[type[Op], Callable[[Rewriter, Group, str], bool]] = {
     DepthwiseConv: _layer,
     ConvTranspose: _layer,
     Linear: _layer,
-    Matmul: _matmul,
+    Matmul: _layer,
     Add: _binary,
     Sub: _binary,
     Mul: _binary,
@@ -418,28 +500,39 @@ FUSIONS: dict[type[Op], Callable[[Rewriter, Group, str], bool]] = {
 }
 
 
-def sum_in_int32(graph: Graph) -> None:
-    """A product of codes whose result is used as float32: the int32 sum, then `dequantize`: eq. (10)."""
+def sum_in_int32(graph: Graph, numerics: str) -> None:
+    """A product of codes whose result is used as float32: the int32 sum, then `dequantize`: eq. (10).
+
+    A float32 bias becomes int32 with numerics `integer`. Engines add it to the result.
+    """
 
     def rule(rewriter: Rewriter, op: Op) -> bool:
-        if not isinstance(op, LAYERS) or not graph.types[op.outputs[0]].is_float:
+        if not isinstance(op, PRODUCTS) or not graph.types[op.outputs[0]].is_float:
             return False
-        operands = layer_operands(rewriter, op)
+        operands = product_operands(rewriter, op)
         if operands is None:
             return False
         x, w, bias = operands
+        codes: str | None = ""
+        if bias and (numerics == "integer" or not rewriter.is_constant(bias)):
+            codes = int32_bias(rewriter, bias, x, w, numerics, isinstance(op, Linear))
+            if codes is None:
+                return False
+            bias = ""
         scales = np.atleast_1d(np.float32(graph.types[x].scale * graph.types[w].scale))
         last = graph.types[op.outputs[0]].rank - 1
         quant = QuantParams.of(scales, 0, last if scales.size > 1 else None)
-        inputs = (x, w, bias) if bias else (x, w)
         acc = rewriter.add(
             type(op),
-            *inputs,
+            *((x, w, codes) if codes else (x, w)),
             out=f"{op.outputs[0]}~sum",
             like=TensorType("int32", FLOAT.shape),
-            **op.fields(),
+            **op.fields() | {"numerics": "integer"},
         )
         graph.types[acc] = replace(graph.types[acc], quant=quant)
-        return rewriter.rebind(op, Dequantize, acc)
+        if not bias:
+            return rewriter.rebind(op, Dequantize, acc)
+        real = rewriter.add(Dequantize, acc, out=f"{op.outputs[0]}~real")
+        return rewriter.rebind(op, Add, real, bias)
 
     graph.rewrite(rule)

@@ -75,6 +75,8 @@ def _cone(rewriter: Rewriter, name: str) -> tuple[str, list[Op]] | None:
         op = rewriter.producer(value, *ELEMENTWISE, Dequantize)
         if op is None or graph.types[value].shape != shape or len(found) >= MAX_OPS:
             return False
+        if getattr(op, "numerics", "integer") != "integer":
+            return False  # an engine runs this on codes, and rounds in its own way
         if isinstance(op, Dequantize):
             type = graph.types[op.inputs[0]]
             if not type.is_codes or type.quant is None or type.quant.axis is not None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nprt.errors import ShapeError
+from nprt.errors import InputError, ShapeError
 from nprt.ir import Array, Op, Tensor, TensorType
 from nprt.ops import rules
 
@@ -39,4 +39,6 @@ class Argmax(Op):
         return TensorType("int64", (*x.shape[:axis], *kept, *x.shape[axis + 1 :]))
 
     def reference(self, y: TensorType, x: Tensor) -> Array:
+        if x.data.shape[self.axis] == 0:
+            raise InputError(f"x {list(x.data.shape)} has nothing along axis {self.axis}")
         return np.argmax(x.data, axis=self.axis).astype(np.int64).reshape(y.shape)

@@ -43,20 +43,20 @@ class AveragePool(PoolOp):
     numerics: str = "integer"
 
     def type_rule(self, y: TensorType, x: TensorType) -> TensorType:
-        rules.require_numerics(self.numerics)
+        rules.require_numerics(self.numerics, rounding.MEAN)
         rules.require_clamp(self.clamp, y)
         rules.require_real("x", x)
         rules.require_real("y", y)
         if x.is_float or y.is_float:
             rules.require_alike("x", x, "y", y)
+        else:
+            rules.require_multiplier([x.scale], [y.scale])
         return y.with_shape(self.output_shape(x))
 
     def reference(self, y: TensorType, x: Tensor) -> Array:
         count = self._count(y, x)
         if y.is_float:
-            view = self.windows(x.data, y.shape, 0)
-            total = view.sum(axis=self.window_axes(), dtype=np.float64)
-            return (total / count).astype(np.float32)
+            return self._row_major_sum(x.data, y) / count.astype(np.float32)
         codes = self._ort(y, x, count) if self.numerics == "ort" else self._integer(y, x, count)
         low, high = self.clamp or y.code_range
         return np.clip(codes, low, high).astype(y.numpy)
@@ -68,8 +68,11 @@ class AveragePool(PoolOp):
 
     def _integer(self, y: TensorType, x: Tensor, count: Array) -> Array:
         zero_point = x.type.zero_point
-        differences = self.windows(x.data.astype(np.int32) - zero_point, y.shape, 0)
-        acc = differences.sum(axis=self.window_axes(), dtype=np.int64)
+        view = self.windows(x.data, y.shape, int(zero_point))
+        axes = list(range(view.ndim))
+        kept = [axis for axis in axes if axis not in self.window_axes()]
+        total = np.einsum(view, axes, kept, dtype=np.int64)  # a sum over the window's axes
+        acc = total - math.prod(self.kernel) * np.int64(zero_point)
         if (x.type.dtype, x.type.quant) == (y.dtype, y.quant):
             return rounding.average_integer(acc + count * zero_point, count)
         return rounding.mean_integer(acc, count, x.type.scale, y.scale, y.zero_point)
@@ -77,14 +80,19 @@ class AveragePool(PoolOp):
     def _ort(self, y: TensorType, x: Tensor, count: Array) -> Array:
         if x.data.shape[1:-1] == self.kernel and not any(map(any, self.padding)):
             return mean_codes(y, x, tuple(range(1, y.rank - 1)), "ort")
-        view = self.windows(x.real(), y.shape, 0)
         if self.include_padding:
             count = np.full_like(count, math.prod(self.kernel))
+        total = self._row_major_sum(x.real(), y)
+        return rounding.average_pool_ort(total, count, y.scale, y.zero_point)
+
+    def _row_major_sum(self, x: Array, y: TensorType) -> Array:
+        """The sum of each window of x float32, in the order of its taps: the last bit depends on it."""
+        view = self.windows(x, y.shape, 0)
         total = np.zeros(tuple(map(int, y.shape)), np.float32)
-        for tap in np.ndindex(self.kernel):  # in this order: a float32 sum depends on it
+        for tap in np.ndindex(self.kernel):
             at = (..., *tap, slice(None))
             total += view[at]
-        return rounding.average_pool_ort(total, count, y.scale, y.zero_point)
+        return total
 
     def accumulator_bound(self, y: Any, x: Any) -> int | None:
         return None if y.is_float else math.prod(self.kernel) * largest_difference(x)

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from nprt.ir import Array, Tensor, TensorType, numel
+from nprt.ir import Array, Tensor, TensorType, difference, numel
 from nprt.ops import rules
-from nprt.ops.products import ProductOp, matmul, sum_bound
-from nprt.ops.windows import Padding, output_size, pad, windows
+from nprt.ops.products import Product, ProductOp, sum_bound
+from nprt.ops.windows import Padding, output_size, pad, padded_shape, pieces, windows
 
-# A batch is convolved a few images at a time, so that the unrolled windows take about this many elements.
-UNROLLED_ELEMENTS = 1 << 22
+# The windows are unrolled piece by piece, so that a piece of about this many float32 elements stays in the cache.
+UNROLLED_ELEMENTS = 1 << 19
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,16 +56,18 @@ class Conv(ProductOp):
         rules.require_rank("x", x, (3, 4, 5))
         rules.require_rank("w", w, (x.rank,))
         rank = x.rank - 2
-        rules.require_positive("stride", self.stride, rank)
-        rules.require_positive("dilation", self.dilation, rank)
+        rules.require_steps("stride", self.stride, rank)
+        rules.require_steps("dilation", self.dilation, rank)
         rules.require_padding(self.padding, rank)
         channels = rules.known("the channel dimension", x.shape[-1])
         out_channels, *kernel, group_channels = (
             rules.known("a weight dimension", d) for d in w.shape
         )
         rules.require_positive("kernel", kernel, rank)
+        rules.require_taps(kernel)
         if (
-            self.groups < 1
+            not 1 <= self.groups <= max(channels, 1)
+            or out_channels < 1
             or group_channels * self.groups != channels
             or out_channels % self.groups
         ):
@@ -79,6 +81,8 @@ class Conv(ProductOp):
                 x.shape[1:-1], kernel, self.stride, self.dilation, self.padding, strict=True
             )
         ]
+        rules.require_room("x with its padding", padded_shape(x.shape, self.padding))
+        rules.require_room("one row of windows", (*out[1:], *kernel, channels))
         return y.with_shape((x.shape[0], *out, out_channels))
 
     def reference(
@@ -89,32 +93,31 @@ class Conv(ProductOp):
         bias: Tensor | None = None,
         x_zero_point: Tensor | None = None,
     ) -> Array:
-        padded = pad(x.centered(x_zero_point), self.padding, 0)
+        zero = x.zero(x_zero_point)
+        padded = pad(x.data, self.padding, zero)
         weights = w.centered()
-        images = max(
-            1, UNROLLED_ELEMENTS // max(1, numel(y.shape[1:-1]) * weights[0].size * self.groups)
-        )
-        parts = [
-            self._convolve(padded[start : start + images], weights, integer=not y.is_float)
-            for start in range(0, max(1, len(padded)), images)
-        ]
-        return self.finish(np.concatenate(parts) if len(parts) > 1 else parts[0], y, x, w, bias)
+        multiply = self.multiply(y, x, w, x_zero_point is not None)
+        finish = self.output_stage(y, x, w, bias)
+        out = np.empty(tuple(map(int, y.shape)), y.numpy)
+        row = numel(y.shape[2:-1]) * weights[0].size * self.groups
+        extent = self.dilation[0] * (weights.shape[1] - 1) + 1
+        for piece in pieces(out.shape, row, UNROLLED_ELEMENTS, self.stride[0], extent):
+            seen = difference(padded[piece.seen], zero)
+            rows = finish(self._convolve(seen, weights, multiply))
+            out[piece.out] = rows.reshape(out[piece.out].shape)
+        return out
 
-    def _convolve(self, x: Array, w: Array, *, integer: bool) -> Array:
-        """x (batch, *padded, channels), w (out_channels, *kernel, group_channels): (batch, *out, out_channels)."""
+    def _convolve(self, x: Array, w: Array, multiply: Product) -> Array:
+        """x (batch, *padded, channels), w (out_channels, *kernel, group_channels): (positions, out_channels)."""
         view = windows(x, w.shape[1:-1], self.stride, self.dilation)
-        x_groups = np.split(view, self.groups, axis=-1)
-        w_groups = np.split(w, self.groups, axis=0)
-        out = view.shape[: x.ndim - 1]
+        positions = math.prod(view.shape[: x.ndim - 1])
         products = [
-            matmul(
-                xg.reshape(math.prod(out), wg[0].size),
-                wg.reshape(len(wg), wg[0].size).T,
-                integer=integer,
+            multiply(xg.reshape(positions, wg[0].size), wg.reshape(len(wg), wg[0].size).T)
+            for xg, wg in zip(
+                np.split(view, self.groups, axis=-1), np.split(w, self.groups), strict=True
             )
-            for xg, wg in zip(x_groups, w_groups, strict=True)
         ]
-        return np.concatenate(products, axis=-1).reshape(*out, len(w))
+        return products[0] if self.groups == 1 else np.concatenate(products, axis=-1)
 
     def accumulator_bound(
         self, y: Any, x: Any, w: Any, bias: Any = None, x_zero_point: Any = None

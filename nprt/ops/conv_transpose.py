@@ -10,8 +10,8 @@ import numpy as np
 from nprt.errors import ShapeError
 from nprt.ir import Array, Tensor, TensorType, numel
 from nprt.ops import rules
-from nprt.ops.products import ProductOp, matmul, sum_bound
-from nprt.ops.windows import Padding
+from nprt.ops.products import ProductOp, sum_bound
+from nprt.ops.windows import Padding, padded_shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +47,8 @@ class ConvTranspose(ProductOp):
         rules.require_rank("x", x, (3, 4, 5))
         rules.require_rank("w", w, (x.rank,))
         rank = x.rank - 2
-        rules.require_positive("stride", self.stride, rank)
-        rules.require_positive("dilation", self.dilation, rank)
+        rules.require_steps("stride", self.stride, rank)
+        rules.require_steps("dilation", self.dilation, rank)
         rules.require_padding(self.padding, rank)
         if len(self.output_padding) != rank or any(p < 0 for p in self.output_padding):
             rules.reject(
@@ -59,8 +59,10 @@ class ConvTranspose(ProductOp):
             rules.known("a weight dimension", d) for d in w.shape
         )
         rules.require_positive("kernel", kernel, rank)
+        rules.require_taps(kernel)
         if (
-            self.groups < 1
+            not 1 <= self.groups <= max(channels, 1)
+            or out_channels < 1
             or group_channels * self.groups != channels
             or out_channels % self.groups
         ):
@@ -69,6 +71,7 @@ class ConvTranspose(ProductOp):
             rules.reject(f"w {w} is quantized along axis {w.quant.axis}; expected 0")
         self.check_operands(y, x, w, bias, None, out_channels)
         sizes = [rules.known("a spatial dimension", size) for size in x.shape[1:-1]]
+        rules.require_positive("spatial dimensions of x", sizes, rank)
         out = [
             (size - 1) * s + d * (k - 1) + 1 + extra - before - after
             for size, k, s, d, extra, (before, after) in zip(
@@ -83,16 +86,18 @@ class ConvTranspose(ProductOp):
         ]
         if min(out, default=1) < 1:
             raise ShapeError(f"padding={self.padding} leaves nothing of the result: {out}")
-        return y.with_shape((x.shape[0], *out, out_channels))
+        shape = (x.shape[0], *out, out_channels)
+        rules.require_room("y before its padding is cut off", padded_shape(shape, self.padding))
+        return y.with_shape(shape)
 
     def reference(self, y: TensorType, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Array:
-        integer = not y.is_float
         x_groups = np.split(x.centered(), self.groups, axis=-1)
         w_groups = np.split(w.centered(), self.groups, axis=0)
         sizes = x.data.shape[1:-1]
         # The result before the padding is cut off.
         full = [int(out) + sum(pair) for out, pair in zip(y.shape[1:-1], self.padding, strict=True)]
-        dtype = np.int32 if integer else np.float32
+        multiply = self.multiply(y, x, w, run_time=False)
+        dtype = np.float32 if y.is_float else np.int32
         acc = np.zeros((len(x.data), *full, len(w.data)), dtype)
         acc_groups = np.split(acc, self.groups, axis=-1)
         for tap in np.ndindex(w.data.shape[1:-1]):
@@ -105,8 +110,9 @@ class ConvTranspose(ProductOp):
                 ),
             )
             for xg, wg, acc_group in zip(x_groups, w_groups, acc_groups, strict=True):
-                taps = wg.transpose(*range(1, wg.ndim - 1), wg.ndim - 1, 0)[tap]
-                acc_group[at] += matmul(xg, taps, integer=integer)  # (channels, out_channels) taps
+                taps = wg.transpose(*range(1, wg.ndim), 0)[tap]  # (channels, out_channels)
+                at_tap = acc_group[at]
+                np.add(at_tap, multiply(xg, taps), out=at_tap, dtype=dtype, casting="unsafe")
         kept = (
             slice(None),
             *(
@@ -114,7 +120,8 @@ class ConvTranspose(ProductOp):
                 for (before, after), size in zip(self.padding, full, strict=True)
             ),
         )
-        return self.finish(acc[kept].copy(), y, x, w, bias)
+        finish = self.output_stage(y, x, w, bias)
+        return finish(acc[kept].reshape(-1, len(w.data))).reshape(y.shape)
 
     def accumulator_bound(self, y: Any, x: Any, w: Any, bias: Any = None) -> int | None:
         if y.is_float:

@@ -7,10 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from nprt.ir import Array, Tensor, TensorType, numel
+from nprt.ir import Array, Tensor, TensorType, difference, numel
 from nprt.ops import rules
-from nprt.ops.products import ProductOp, sum_bound
-from nprt.ops.windows import Padding, output_size, pad
+from nprt.ops.blocks import largest_divisor
+from nprt.ops.products import ProductOp, exact_terms, sum_bound
+from nprt.ops.windows import Padding, output_size, pad, padded_shape, pieces, windows
+
+# The output is computed piece by piece, so that a piece of about this many float32 elements stays in the cache.
+PIECE_ELEMENTS = 1 << 16
+LONG_ROW = 1 << 10  # elements
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,13 +53,14 @@ class DepthwiseConv(ProductOp):
         rules.require_rank("x", x, (3, 4, 5))
         rank = x.rank - 2
         rules.require_rank("w", w, (rank + 1,))
-        rules.require_positive("stride", self.stride, rank)
-        rules.require_positive("dilation", self.dilation, rank)
+        rules.require_steps("stride", self.stride, rank)
+        rules.require_steps("dilation", self.dilation, rank)
         rules.require_padding(self.padding, rank)
         channels = rules.known("the channel dimension", x.shape[-1])
         *kernel, out_channels = (rules.known("a weight dimension", d) for d in w.shape)
         rules.require_positive("kernel", kernel, rank)
-        if channels < 1 or out_channels % channels:
+        rules.require_taps(kernel)
+        if channels < 1 or out_channels < 1 or out_channels % channels:
             rules.reject(f"w {w} does not have a multiple of {channels} channels")
         if w.quant is not None and w.quant.axis not in (None, rank):
             rules.reject(f"w {w} is quantized along axis {w.quant.axis}; expected {rank}")
@@ -65,6 +71,8 @@ class DepthwiseConv(ProductOp):
                 x.shape[1:-1], kernel, self.stride, self.dilation, self.padding, strict=True
             )
         ]
+        padded = padded_shape((*x.shape[:-1], out_channels), self.padding)
+        rules.require_room("x with its padding", padded)
         return y.with_shape((x.shape[0], *out, out_channels))
 
     def reference(
@@ -75,25 +83,37 @@ class DepthwiseConv(ProductOp):
         bias: Tensor | None = None,
         x_zero_point: Tensor | None = None,
     ) -> Array:
-        padded = pad(x.centered(x_zero_point), self.padding, 0)
+        zero = x.zero(x_zero_point)
+        padded = pad(x.data, self.padding, zero)
         weights = w.centered()
-        padded = np.repeat(padded, weights.shape[-1] // padded.shape[-1], axis=-1)
-        taps = numel(weights.shape[:-1])
-        # Up to 256 taps a float32 sum of integers is exact (see products.CHUNK); beyond, float64 is, below 2**53.
-        exact = np.float32 if y.is_float or taps <= 256 else np.float64
-        sizes = [int(size) for size in y.shape[1:-1]]
-        acc = np.zeros((len(padded), *sizes, weights.shape[-1]), exact)
-        for tap in np.ndindex(weights.shape[:-1]):
-            first = [t * d for t, d in zip(tap, self.dilation, strict=True)]
-            window = (
-                slice(None),
-                *(
-                    slice(f, f + s * (size - 1) + 1, s)
-                    for f, s, size in zip(first, self.stride, sizes, strict=True)
-                ),
-            )
-            acc += padded[window] * weights[tap]
-        return self.finish(acc if y.is_float else acc.astype(np.int32), y, x, w, bias)
+        finish = self.output_stage(y, x, w, bias)
+        out = np.empty(tuple(map(int, y.shape)), y.numpy)
+        extent = self.dilation[0] * (len(weights) - 1) + 1
+        taps = weights[..., 0].size
+        short = y.is_float or taps <= exact_terms(x, w, run_time=x_zero_point is not None)
+        dtype = np.float32 if short else np.float64  # in float64 integers are exact below 2**53
+        for piece in pieces(out.shape, numel(y.shape[2:]), PIECE_ELEMENTS, self.stride[0], extent):
+            seen = difference(padded[piece.seen], zero).astype(dtype, copy=False)
+            acc = self._convolve(seen, weights.astype(dtype, copy=False))
+            out[piece.out] = finish(acc.reshape(-1, acc.shape[-1])).reshape(acc.shape)
+        return out
+
+    def _convolve(self, x: Array, w: Array) -> Array:
+        """x (batch, *padded, channels), w (*kernel, channels * m): (batch, *out, channels * m)."""
+        per_channel = w.shape[-1] // x.shape[-1]
+        if per_channel > 1:
+            x = np.repeat(x, per_channel, axis=-1)
+        # NumPy runs along the last axis, so neighbouring windows are joined to make that axis long.
+        joined = 1
+        if self.stride[-1] == 1:
+            width = x.shape[-2] - self.dilation[-1] * (w.shape[-2] - 1)
+            joined = largest_divisor(width, LONG_ROW // x.shape[-1])
+        view = windows(x, w.shape[:-1], self.stride, self.dilation, joined)
+        batch, *axes = range(view.ndim)
+        out, kernel, channel = axes[: w.ndim - 1], axes[w.ndim - 1 : -1], axes[-1]
+        taps = np.tile(w, joined)
+        acc = np.einsum(view, [batch, *axes], taps, [*kernel, channel], [batch, *out, channel])
+        return acc.reshape(*acc.shape[:-2], acc.shape[-2] * joined, w.shape[-1])
 
     def accumulator_bound(
         self, y: Any, x: Any, w: Any, bias: Any = None, x_zero_point: Any = None

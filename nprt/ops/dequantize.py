@@ -13,7 +13,7 @@ class Dequantize(Op):
     """`y = scale * (x - zero_point)`: eq. (2), ONNX's DequantizeLinear.
 
     Values:
-        x: quantized per tensor or per axis.
+        x: quantized per tensor or per axis; int32 with zero point 0.
         y: float32 of x's shape.
     """
 
@@ -23,6 +23,8 @@ class Dequantize(Op):
     def type_rule(self, y: TensorType, x: TensorType) -> TensorType:
         if x.quant is None:
             rules.reject(f"x {x} has no scale and zero point")
+        if x.dtype == "int32" and any(x.quant.zero_point):
+            rules.reject(f"x {x} has a zero point; expected 0 for int32")
         return TensorType("float32", x.shape)
 
     def reference(self, y: TensorType, x: Tensor) -> Array:

@@ -16,7 +16,8 @@ class Div(BinaryOp):
     """`y = a / b`, broadcast as in NumPy.
 
     Values:
-        a, b: codes quantized per tensor, each with its own scale; or float32, int32 or int64.
+        a, b: codes quantized per tensor, each with its own scale; or float32, int32 or int64. The quotient of
+            integers is cut towards zero; dividing one by 0 is dividing it by 1.
         y: codes with its own scale; or the dtype of a and b.
 
     Fields:
@@ -28,5 +29,13 @@ class Div(BinaryOp):
     FORMULAS = rounding.DIV
 
     @staticmethod
+    def multiplier(a: Array, b: Array, y: Array) -> tuple[list[Array], list[Array]]:
+        return [a], [b, y]
+
+    @staticmethod
     def real(a: Array, b: Array) -> Array:
-        return a / b if a.dtype.kind == "f" else a // np.where(b == 0, 1, b)
+        if a.dtype.kind == "f":
+            return a / b
+        b = np.where(b == 0, 1, b)
+        quotient, rest = np.divmod(a, b)
+        return np.asarray(quotient + ((rest != 0) & ((a < 0) != (b < 0))), a.dtype)

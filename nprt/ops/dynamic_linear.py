@@ -8,7 +8,7 @@ from typing import Any
 from nprt import rounding
 from nprt.ir import Array, Op, Tensor, TensorType, numel
 from nprt.ops import rules
-from nprt.ops.products import integer_matmul, sum_bound
+from nprt.ops.products import exact_terms, integer_matmul, sum_bound
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,8 @@ class DynamicLinear(Op):
             x.data, axis=-1 if self.per_row else None
         )
         centered = codes.astype("float32") - zero_point.astype("float32")
-        acc = integer_matmul(centered, w.centered().T)
+        terms = exact_terms(TensorType("uint8", ()), w, run_time=True)
+        acc = integer_matmul(centered, w.centered().T, terms)
         return rounding.scale_back_ort(
             acc, scale, w.type.scale, None if bias is None else bias.data
         )

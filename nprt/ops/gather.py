@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from nprt.errors import InputError
+from nprt.errors import InputError, ShapeError
 from nprt.ir import Array, Op, Tensor, TensorType
 from nprt.ops import rules
 
@@ -18,7 +19,7 @@ class Gather(Op):
     Values:
         x: any dtype; if quantized, per tensor.
         indices: int32 or int64 of any shape; an index below 0 counts from the end. An index that x does not have is an
-            InputError when the model runs.
+            error: of the model where the indices are constant, else an InputError when the model runs.
         y: as x; the shape of indices stands in place of `axis`.
 
     Fields:
@@ -35,6 +36,17 @@ class Gather(Op):
         rules.require_dtype("indices", indices, "int32", "int64")
         axis = rules.normalized_axis(self.axis, x.rank)
         return x.with_shape(x.shape[:axis] + indices.shape + x.shape[axis + 1 :])
+
+    def check_constants(self, y: Any, x: Any, indices: Any) -> None:
+        """Constant indices are proven here; others when the model runs."""
+        size = (x.type if isinstance(x, Tensor) else x).shape[self.axis]
+        if isinstance(indices, Tensor) and isinstance(size, int):
+            wrong = (indices.data < -size) | (indices.data >= size)
+            if wrong.any():
+                raise ShapeError(
+                    f"index {indices.data[wrong].flat[0]} is not in [{-size}, {size}), the size of axis {self.axis} "
+                    f"of x {x.type if isinstance(x, Tensor) else x}"
+                )
 
     def reference(self, y: TensorType, x: Tensor, indices: Tensor) -> Array:
         size = x.data.shape[self.axis]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from nprt.ir import Array, Op, Tensor, TensorType
 from nprt.ops import rules
-from nprt.ops.means import check_mean, mean, mean_bound, mean_shape
+from nprt.ops.means import check_mean, mean, mean_bound, mean_in_lanes, mean_shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,10 @@ class GlobalAveragePool(Op):
         return y.with_shape(mean_shape(x, axes, keepdims=True))
 
     def reference(self, y: TensorType, x: Tensor) -> Array:
+        if y.is_float:
+            batch, *positions, channels = x.data.shape
+            rows = x.data.reshape(batch, math.prod(positions), channels)
+            return mean_in_lanes(rows).reshape(y.shape)
         return mean(y, x, spatial_axes(x.type), self.numerics)
 
     def accumulator_bound(self, y: Any, x: Any) -> int | None:

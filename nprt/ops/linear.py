@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
-from nprt.ir import Array, Tensor, TensorType, numel
+import numpy as np
+
+from nprt.ir import Array, Tensor, TensorType, difference, numel
 from nprt.ops import rules
-from nprt.ops.products import ProductOp, matmul, sum_bound
+from nprt.ops.blocks import blocks
+from nprt.ops.products import ProductOp, sum_bound
+
+# Rows are multiplied so many at a time, which bounds the memory that a large batch takes.
+ROWS = 1 << 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +60,15 @@ class Linear(ProductOp):
         bias: Tensor | None = None,
         x_zero_point: Tensor | None = None,
     ) -> Array:
-        rows = x.centered(x_zero_point)
-        acc = matmul(rows, w.centered().T, integer=not y.is_float)
-        return self.finish(acc, y, x, w, bias)
+        zero = x.zero(x_zero_point)
+        weights = w.centered().T
+        multiply = self.multiply(y, x, w, x_zero_point is not None)
+        finish = self.output_stage(y, x, w, bias)
+        rows = x.data.reshape(math.prod(x.data.shape[:-1]), len(weights))
+        out = np.empty((len(rows), weights.shape[1]), y.numpy)
+        for block in blocks(len(rows), ROWS):
+            out[block] = finish(multiply(difference(rows[block], zero), weights))
+        return out.reshape(y.shape)
 
     def accumulator_bound(
         self, y: Any, x: Any, w: Any, bias: Any = None, x_zero_point: Any = None

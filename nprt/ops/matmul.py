@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +55,10 @@ class Matmul(ProductOp):
     ) -> Array:
         left = x.centered(x_zero_point)
         right = w.centered(w_zero_point)
-        return self.finish(products.matmul(left, right, integer=not y.is_float), y, x, w, None)
+        run_time = x_zero_point is not None or w_zero_point is not None
+        acc = self.multiply(y, x, w, run_time)(left, right)
+        finish = self.output_stage(y, x, w, None)
+        return finish(acc.reshape(math.prod(acc.shape[:-1]), acc.shape[-1])).reshape(acc.shape)
 
     def accumulator_bound(
         self, y: Any, x: Any, w: Any, x_zero_point: Any = None, w_zero_point: Any = None

@@ -20,11 +20,13 @@ def mean_shape(x: TensorType, axes: tuple[int, ...], keepdims: bool) -> Shape:
 
 def check_mean(y: TensorType, x: TensorType, axes: tuple[int, ...], numerics: str) -> None:
     """Both float32 or both codes, and sizes that are known where codes are summed, so that the sum can be bounded."""
-    rules.require_numerics(numerics)
+    rules.require_numerics(numerics, rounding.MEAN)
     rules.require_real("x", x)
     rules.require_real("y", y)
     if x.is_float or y.is_float:
         rules.require_alike("x", x, "y", y)
+    else:
+        rules.require_multiplier([x.scale], [y.scale])
     for axis in axes:
         if not (x.is_float and isinstance(x.shape[axis], str)):
             rules.require_positive(f"axis {axis}", (rules.known(f"axis {axis}", x.shape[axis]),), 1)
@@ -41,9 +43,21 @@ def mean(y: TensorType, x: Tensor, axes: tuple[int, ...], numerics: str) -> Arra
 def mean_codes(y: TensorType, x: Tensor, axes: tuple[int, ...], numerics: str) -> Array:
     """The mean over `axes`, which stay with size 1, as codes of y that are not yet clamped."""
     count = np.int64(math.prod(x.data.shape[axis] for axis in axes))
-    differences = x.data.astype(np.int32) - x.type.zero_point
-    acc = differences.sum(axis=axes, dtype=np.int64, keepdims=True)
+    total = x.data.sum(axis=axes, dtype=np.int64, keepdims=True)
+    acc = total - count * x.type.zero_point
     return rounding.MEAN[numerics](acc, count, x.type.scale, y.scale, y.zero_point)
+
+
+def mean_in_lanes(x: Array) -> Array:
+    """The mean over axis 1 of x (batch, n, channels) float32, in onnxruntime's order: four lanes, then the rest."""
+    count = x.shape[1]
+    lanes = np.zeros((len(x), 4, x.shape[2]), np.float32)
+    for start in range(0, count - 3, 4):
+        lanes += x[:, start : start + 4]
+    total = (lanes[:, 0] + lanes[:, 2]) + (lanes[:, 1] + lanes[:, 3])
+    for index in range(count // 4 * 4, count):
+        total += x[:, index]
+    return total / np.float32(count)
 
 
 def mean_bound(x: TensorType | Tensor, axes: tuple[int, ...]) -> int | None:

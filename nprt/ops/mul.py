@@ -26,5 +26,9 @@ class Mul(BinaryOp):
     FORMULAS = rounding.MUL
 
     @staticmethod
+    def multiplier(a: Array, b: Array, y: Array) -> tuple[list[Array], list[Array]]:
+        return [a, b], [y]
+
+    @staticmethod
     def real(a: Array, b: Array) -> Array:
         return a * b

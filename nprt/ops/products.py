@@ -9,41 +9,57 @@ An op of this kind comes in three forms, told apart by its types:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from nprt import rounding
 from nprt.errors import AccumulatorError, ModelError
-from nprt.ir import Array, Op, Tensor, TensorType
+from nprt.ir import Array, Op, Tensor, TensorType, numel
 from nprt.ops import rules
+from nprt.ops.blocks import BLOCK_ELEMENTS, blocks, evenly
 
-# The sums below run through float32 matrix products (BLAS). A sum of `CHUNK` products of two 8-bit differences is an
-# integer of at most CHUNK * 255 * 255 = 16,646,400 < 2**24, so every partial sum, in any order, with or without fused
-# multiply-add, is exact in float32. Longer sums are cut into chunks that are added in int32.
-CHUNK = 256
+Product: TypeAlias = Callable[[Array, Array], Array]
+
+# float32 holds every integer up to this magnitude.
+EXACT_FLOAT32 = 2**24
 
 
-def integer_matmul(a: Array, b: Array) -> Array:
-    """`a @ b` exactly, as int32.
+def exact_terms(x: Tensor | TensorType, w: Tensor | TensorType, *, run_time: bool = False) -> int:
+    """How many products of a difference of x and one of w can be summed in float32, exactly.
+
+    Each partial sum is an integer of at most 2**24, so it is exact in any order, with or without fused multiply-add.
+    258 terms at least, 514 if w is int8 with zero point 0.
 
     Args:
-        a: (..., m, k) float32 holding integers in [-255, 255].
-        b: (..., k, n) float32 holding integers in [-255, 255].
+        run_time: the zero points are known only at run time.
+    """
+    x_max = largest_difference(x, unknown_zero_point=run_time)
+    w_max = largest_difference(w, unknown_zero_point=run_time)
+    return EXACT_FLOAT32 // (x_max * w_max)
+
+
+def integer_matmul(a: Array, b: Array, terms: int) -> Array:
+    """`a @ b` exactly, through float32 matrix products (BLAS).
+
+    Args:
+        a: (..., m, k) float32 holding integers.
+        b: (..., k, n) float32 holding integers.
+        terms: how many products may be summed in float32; longer sums are cut into chunks that are added in int32.
 
     Returns:
-        (..., m, n) int32; the caller's type rule has proven that the sum fits.
+        (..., m, n) integers: float32 from a single chunk, else int32; the caller's type rule has proven that they fit.
     """
-    acc = (a[..., :CHUNK] @ b[..., :CHUNK, :]).astype(np.int32)
-    for k in range(CHUNK, a.shape[-1], CHUNK):
-        acc += (a[..., k : k + CHUNK] @ b[..., k : k + CHUNK, :]).astype(np.int32)
+    if a.shape[-1] <= terms:
+        return a @ b
+    step = evenly(a.shape[-1], terms)
+    acc = (a[..., :step] @ b[..., :step, :]).astype(np.int32)
+    for k in range(step, a.shape[-1], step):
+        acc += (a[..., k : k + step] @ b[..., k : k + step, :]).astype(np.int32)
     return acc
-
-
-def matmul(a: Array, b: Array, *, integer: bool) -> Array:
-    """`a @ b`: exact int32 for codes, float32 for floats."""
-    return integer_matmul(a, b) if integer else a @ b
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +99,7 @@ class ProductOp(Op):
             rules.require_codes("y", y)
             if not w.is_codes:
                 rules.reject(f"w {w} is not an 8-bit quantized tensor")
+            rules.require_multiplier([x.scale, w.scale], [y.scale])
         if bias is not None:
             rules.require_dtype("bias", bias, "float32" if x.is_float else "int32")
             if bias.shape != (channels,):
@@ -99,42 +116,51 @@ class ProductOp(Op):
             if x.quant is not None:
                 rules.reject(f"x_zero_point given, but x {x} has a zero point of its own")
 
-    def finish(self, acc: Array, y: TensorType, x: Tensor, w: Tensor, bias: Tensor | None) -> Array:
-        """The output stage: bias, requantize, clamp. `acc` has the channels last."""
-        if bias is not None:
-            acc += bias.data
-        if y.is_float or y.dtype == "int32":
-            return acc
-        return to_codes(
-            rounding.REQUANTIZE[self.numerics],
-            acc,
-            (x.type.scale, w.type.scale, y.scale, y.zero_point),
-            y,
-            self.clamp,
-        )
+    def multiply(self, y: TensorType, x: Tensor, w: Tensor, run_time: bool) -> Product:
+        """The product of two matrices: exact integers for codes, float32 for floats."""
+        if y.is_float:
+            return np.matmul
+        return partial(integer_matmul, terms=exact_terms(x, w, run_time=run_time))
+
+    def output_stage(
+        self, y: TensorType, x: Tensor, w: Tensor, bias: Tensor | None
+    ) -> Callable[[Array], Array]:
+        """The end of every product: bias, requantize, clamp.
+
+        Returns:
+            A function from sums (rows, channels), which it may overwrite, to rows of y.
+        """
+        added = None if bias is None else bias.data
+        if y.is_float:
+            return lambda acc: acc if added is None else np.add(acc, added, out=acc)
+        if y.dtype == "int32":
+            return lambda acc: with_bias(acc, added)
+        scales = (x.type.scale, w.type.scale, y.scale, y.zero_point)
+        clamp = self.clamp or y.code_range
+        if self.numerics == "integer":
+            rows, channels = numel(y.shape[:-1]), int(y.shape[-1])
+            return rounding.RequantizeInteger(added, scales, rows, channels, clamp, y.numpy)
+        formula = rounding.REQUANTIZE[self.numerics]
+        return lambda acc: to_codes(formula, with_bias(acc, added), scales, y, clamp)
 
 
-# Requantization makes several passes over its array; blocks of this many bytes keep them in the cache.
-BLOCK_ELEMENTS = 1 << 15
+def with_bias(acc: Array, bias: Array | None) -> Array:
+    """int32 sums of `acc`, integers in float32 or int32, and `bias`."""
+    acc = acc.astype(np.int32, copy=False)
+    return acc if bias is None else np.add(acc, bias, out=acc)
 
 
 def to_codes(
-    formula: Any,
+    formula: Callable[..., Array],
     acc: Array,
     scales: tuple[Array, ...],
     y: TensorType,
-    clamp: tuple[int, int] | None,
+    clamp: tuple[int, int],
 ) -> Array:
-    """`formula(acc, *scales)` clamped to y's codes, block by block along the leading axes."""
-    low, high = clamp or y.code_range
+    """`formula(acc, *scales)` clamped to codes of y, block by block. `acc` is (rows, channels)."""
     out = np.empty(acc.shape, y.numpy)
-    channels = acc.shape[-1] if acc.ndim else 1
-    rows = acc.reshape(-1, channels)
-    out_rows = out.reshape(-1, channels)
-    step = max(1, BLOCK_ELEMENTS // max(channels, 1))
-    for start in range(0, len(rows), step):
-        codes = formula(rows[start : start + step], *scales)
-        out_rows[start : start + step] = np.clip(codes, low, high)
+    for block in blocks(len(acc), max(1, BLOCK_ELEMENTS // max(1, acc.shape[1]))):
+        out[block] = np.clip(formula(acc[block], *scales), *clamp)
     return out
 
 
@@ -148,8 +174,10 @@ def largest_difference(
     low, high = type.code_range
     if unknown_zero_point:
         return high - low
-    zero_points = type.quant.zero_point if type.quant else (0,)
-    return max(max(high - zero, zero - low) for zero in zero_points)
+    if type.quant is None:
+        return max(high, -low)
+    zero_points = type.quant.zero_points
+    return max(high - int(zero_points.min()), int(zero_points.max()) - low)
 
 
 def sum_bound(
@@ -161,26 +189,30 @@ def sum_bound(
     *,
     unknown_zero_point: bool,
 ) -> int:
-    """Largest |sum of terms + bias|, eq. (4): from the weights themselves where they are constant."""
+    """An upper bound of |sum of terms + bias|, eq. (4).
+
+    From the types where that is below 2**31, as it is for all but the longest sums; else from the weights themselves.
+    """
     x_max = largest_difference(x, unknown_zero_point=unknown_zero_point)
-    if isinstance(w, Tensor):
-        others = tuple(i for i in range(w.data.ndim) if i != channel_axis)
-        sums = np.abs(w.centered().astype(np.int64)).sum(axis=others) * x_max
-    else:
-        sums = np.array(terms * x_max * largest_difference(w), np.int64)
+    added = np.zeros((), np.int64)
     if isinstance(bias, Tensor):
-        sums = sums + np.abs(bias.data.astype(np.int64))
+        added = np.abs(bias.data.astype(np.int64))
     elif bias is not None:
         raise AccumulatorError("an int32 bias must be a constant, so that the sum can be bounded")
-    return int(sums.max(initial=0))
+    bound = terms * x_max * largest_difference(w) + int(added.max(initial=0))
+    if bound < 2**31 or not isinstance(w, Tensor):
+        return bound
+    others = tuple(i for i in range(w.data.ndim) if i != channel_axis)
+    sums = np.abs(w.centered()).sum(axis=others, dtype=np.int64) * x_max
+    return int((sums + added).max(initial=0))
 
 
 __all__ = [
     "ModelError",
     "ProductOp",
+    "exact_terms",
     "integer_matmul",
     "largest_difference",
-    "matmul",
     "sum_bound",
     "to_codes",
 ]

@@ -16,7 +16,7 @@ class Quantize(Op):
     """`y = clip(rint(x / scale) + zero_point)`, ties to even: eq. (1), ONNX's QuantizeLinear.
 
     Values:
-        x: float32 of any shape. NaN gives the zero point, infinities the end codes.
+        x: float32 of any shape. NaN gives the least code, infinities the end codes.
         y: 8-bit codes with one scale and zero point.
     """
 

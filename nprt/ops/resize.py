@@ -66,7 +66,7 @@ class Resize(Op):
     numerics: str = "integer"
 
     def type_rule(self, y: TensorType, x: TensorType) -> TensorType:
-        rules.require_numerics(self.numerics)
+        rules.require_numerics(self.numerics, ("integer", "ort"))
         rules.require_choice("mode", self.mode, MODES)
         rules.require_choice("coordinates", self.coordinates, tuple(COORDINATES))
         rules.require_choice("nearest", self.nearest, tuple(NEAREST))
@@ -84,6 +84,8 @@ class Resize(Op):
                 scales = np.array(self.scales, np.float32)
             if len(scales) != rank or not np.all((scales > 0) & np.isfinite(scales)):
                 raise ShapeError(f"scales={self.scales} is not {rank} positive float32 numbers")
+        for axis in range(2, x.rank):  # the axes are resized one after the other
+            rules.require_room("x resized in part", (*y.shape[:axis], *x.shape[axis:]))
         return x.with_shape(y.shape)
 
     def reference(self, y: TensorType, x: Tensor) -> Array:

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import reduce
 from typing import NoReturn
 
+import numpy as np
+
 from nprt.errors import ModelError, QuantizationError, ShapeError
-from nprt.ir import Dim, Shape, TensorType
+from nprt.ir import MAX_COMPUTED, Array, Dim, Shape, TensorType, numel
 from nprt.rounding import NUMERICS
+
+# A window moves by at most this much, which keeps every offset in bytes within 64 bits.
+MAX_STEP = 2**20
+# A kernel has at most this many taps: the references loop over them in Python.
+MAX_TAPS = 2**20
+# The factor between a sum and the codes made of it stays below this, so that fixed point and float32 can express it.
+MAX_MULTIPLIER = 2.0**30
+# A scale, or product of scales, stays below this, so that no float32 sum on the way overflows.
+MAX_SCALE = 2.0**80
 
 
 def reject(message: str) -> NoReturn:
@@ -33,9 +45,10 @@ def require_codes(what: str, type: TensorType) -> None:
         raise QuantizationError(f"{what} {type} is quantized per channel; expected per tensor")
 
 
-def require_numerics(numerics: str) -> None:
-    if numerics not in NUMERICS:
-        raise ModelError(f"numerics {numerics!r} is not one of {', '.join(NUMERICS)}")
+def require_numerics(numerics: str, known: Iterable[str] = NUMERICS) -> None:
+    """One of those that the op has a formula for."""
+    if numerics not in known:
+        raise ModelError(f"numerics {numerics!r} is not one of {', '.join(known)}")
 
 
 def require_clamp(clamp: tuple[int, int] | None, y: TensorType) -> None:
@@ -57,6 +70,39 @@ def require_positive(what: str, values: Sequence[int], count: int) -> None:
 def require_padding(padding: Sequence[Sequence[int]], count: int) -> None:
     if len(padding) != count or any(len(pair) != 2 or min(pair) < 0 for pair in padding):
         raise ShapeError(f"padding={padding} is not {count} pairs (before, after) of at least 0")
+
+
+def require_steps(what: str, values: Sequence[int], count: int) -> None:
+    """A stride or a dilation."""
+    require_positive(what, values, count)
+    if max(values, default=1) > MAX_STEP:
+        raise ShapeError(f"{what}={tuple(values)} is more than {MAX_STEP}")
+
+
+def require_room(what: str, shape: Shape) -> None:
+    """An array of this shape may be made while the model runs. An empty one counts by its other dimensions."""
+    elements = numel(tuple(dim or 1 for dim in shape))
+    if elements > MAX_COMPUTED:
+        raise ShapeError(f"{what} takes {elements} elements, {list(shape)}; at most {MAX_COMPUTED}")
+
+
+def require_taps(kernel: Sequence[int]) -> None:
+    if numel(tuple(kernel)) > MAX_TAPS:
+        raise ShapeError(f"a kernel of {tuple(kernel)} has more than {MAX_TAPS} taps")
+
+
+def require_multiplier(over: Sequence[Array], under: Sequence[Array]) -> None:
+    """The product of the scales `over` by that of the scales `under` is a factor that every numerics can express."""
+    top, bottom = (
+        reduce(np.multiply, (np.asarray(scale, np.float64) for scale in part))
+        for part in (over, under)
+    )
+    largest, factor = float(np.max(top)), float(np.max(top / bottom))
+    if largest >= MAX_SCALE or factor >= MAX_MULTIPLIER:
+        raise QuantizationError(
+            f"the scales of inputs and output are too far apart: {largest:.3g} over the output's gives a factor of "
+            f"{factor:.3g}; expected below {MAX_SCALE:.3g} and {MAX_MULTIPLIER:.3g}"
+        )
 
 
 def known(what: str, dim: Dim) -> int:

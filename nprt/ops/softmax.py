@@ -41,7 +41,7 @@ class Softmax(Op):
     def type_rule(
         self, y: TensorType, x: TensorType, table: TensorType | None = None
     ) -> TensorType:
-        rules.require_numerics(self.numerics)
+        rules.require_numerics(self.numerics, TABLE_DTYPES)
         rules.require_real("x", x)
         axis = rules.normalized_axis(self.axis, x.rank)
         if x.shape[axis] == 0:
@@ -55,6 +55,7 @@ class Softmax(Op):
         if table is None or (table.dtype, table.shape) != (dtype, (256,)):
             rules.reject(f"table {table} is not {dtype} of shape [256]")
         least, _ = y.code_range
+        rules.require_multiplier([np.float64(1)], [y.scale])
         if self.numerics == "integer" and y.quant != QuantParams.of(1 / 256, least):
             raise QuantizationError(f"y {y} does not have scale 1/256 and zero point {least}")
         return y.with_shape(x.shape)
@@ -67,22 +68,24 @@ class Softmax(Op):
         greatest = codes.max(axis=self.axis, keepdims=True, initial=least)
         e = np.take(table.data, greatest - codes)
         if self.numerics == "ort":
-            out = rounding.softmax_ort(e, self.axis, y.scale, y.zero_point)
+            out = rounding.softmax_ort(e, self.axis, y.scale, y.zero_point, y.dtype == "int8")
         else:
             out = rounding.softmax_integer(e, self.axis) + y.zero_point
         return np.clip(out, *y.code_range).astype(y.numpy)
 
-    def accumulator_bound(self, y: Any, x: Any, table: Any = None) -> int | None:
-        """None, for the sum is int64 or float32; but a table must not lead to a division by zero."""
+    def check_constants(self, y: Any, x: Any, table: Any = None) -> None:
+        """A table must not lead to a division by zero, nor its sum out of float32."""
         if table is None:
-            return None
+            return
         if not isinstance(table, Tensor):
             rules.reject(f"table {table} is not a constant")
         e = table.data
         top = 2**rounding.EXP_BITS if self.numerics == "integer" else e[0]
-        if not (e[0] == top > 0 and np.isfinite(top) and np.all((e >= 0) & (e <= top))):
+        if not (e[0] == top > 0 and np.all((e >= 0) & (e <= top))):
             rules.reject("table does not fall from its first entry, exp(0), towards 0")
-        return None
+        terms = y.shape[self.axis]
+        if isinstance(terms, int) and not float(top) * terms <= np.finfo(np.float32).max:
+            rules.reject(f"a sum of {terms} entries of up to {top:g} leaves float32")
 
 
 def softmax(x: Array, axis: int) -> Array:

@@ -95,6 +95,7 @@ FUNCTIONS: dict[str, Function] = {
     "log1p": Function(np.log1p),
     "logsigmoid": Function(lambda x: -np.logaddexp(0, -x)),
     "mish": Function(lambda x: x * np.tanh(softplus(x, 1))),
+    "nan_to_zero": Function(lambda x: np.where(np.isnan(x), 0, x)),
     "neg": Function(np.negative),
     "pow": Function(np.power, ("exponent",)),
     "quick_gelu": Function(lambda x, alpha: x * sigmoid(alpha * x), ("alpha",)),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from nprt.errors import ShapeError
-from nprt.ir import Array, Dim
+from nprt.ir import Array, Dim, Shape
 from nprt.ops import rules
+from nprt.ops.blocks import evenly
 
 Padding = tuple[tuple[int, int], ...]
 
@@ -38,22 +40,88 @@ def output_size(
     return count
 
 
-def pad(x: Array, padding: Sequence[tuple[int, int]], value: float) -> Array:
+def padded_shape(x: Shape, padding: Padding) -> Shape:
+    """The shape of x (batch, *spatial, channels) with its padding."""
+    sizes = [
+        rules.known("a spatial dimension", size) + before + after
+        for size, (before, after) in zip(x[1:-1], padding, strict=True)
+    ]
+    return (x[0], *sizes, x[-1])
+
+
+def pad(x: Array, padding: Sequence[tuple[int, int]], value: Any) -> Array:
     """Pad the spatial axes of x (batch, *spatial, channels)."""
     if not any(map(any, padding)):
         return x
-    return np.pad(x, [(0, 0), *padding, (0, 0)], constant_values=value)
+    sizes = [
+        size + before + after for size, (before, after) in zip(x.shape[1:-1], padding, strict=True)
+    ]
+    padded = np.full((len(x), *sizes, x.shape[-1]), value, x.dtype)
+    inside = (slice(b, b + size) for size, (b, _) in zip(x.shape[1:-1], padding, strict=True))
+    at = (slice(None), *inside)
+    padded[at] = x
+    return padded
 
 
 def windows(
-    x: Array, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+    x: Array,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    joined: int = 1,
 ) -> Array:
-    """A read-only view of x (batch, *spatial, channels), already padded, as (batch, *out, *kernel, channels)."""
-    rank = len(kernel)
-    spatial = range(1, rank + 1)
-    extent = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
-    view = np.lib.stride_tricks.sliding_window_view(
-        x, extent, tuple(spatial)
-    )  # (batch, *pos, channels, *extent)
-    steps = (1, *stride, 1, *dilation)
-    return np.moveaxis(view[tuple(slice(None, None, step) for step in steps)], rank + 1, -1)
+    """A read-only view of x (batch, *spatial, channels), already padded, as (batch, *out, *kernel, channels).
+
+    Args:
+        joined: how many neighbouring windows along the last spatial axis to put side by side, as if they were one with
+            `joined * channels` channels: (batch, *out, out_last / joined, *kernel, joined * channels). It divides the
+            number of windows there, and the stride there is 1.
+    """
+    if joined > 1:
+        x = np.ascontiguousarray(x)
+    out = [
+        (size - d * (k - 1) - 1) // s + 1
+        for size, k, s, d in zip(x.shape[1:-1], kernel, stride, dilation, strict=True)
+    ]
+    batch, *spatial, channels = x.strides
+    steps = [bytes * s for bytes, s in zip(spatial, stride, strict=True)]
+    taps = [bytes * d for bytes, d in zip(spatial, dilation, strict=True)]
+    out[-1] //= joined
+    steps[-1] *= joined
+    return np.lib.stride_tricks.as_strided(
+        x,
+        (len(x), *out, *kernel, joined * x.shape[-1]),
+        (batch, *steps, *taps, channels),
+        writeable=False,
+    )
+
+
+class Piece(NamedTuple):
+    """A part of an output (batch, *out, channels), and the part of the padded input that its windows see.
+
+    Each is an index of the first two axes.
+    """
+
+    out: tuple[slice, slice]
+    seen: tuple[slice, slice]
+
+
+def pieces(out: Sequence[int], row: int, limit: int, stride: int, extent: int) -> Iterator[Piece]:
+    """Cut an output into pieces that fit into the cache: several images, or several rows of one image.
+
+    Args:
+        out: (batch, rows, ...), the output's shape.
+        row: elements that one row takes up.
+        limit: elements that a piece may take up. It holds at least one row.
+        stride, extent: of the windows along the rows' axis.
+    """
+    batch, rows = out[:2]
+    images = max(1, limit // max(1, rows * row))
+    height = evenly(rows, max(1, limit // max(1, row)))
+    for image in range(0, batch, images):
+        some = slice(image, min(image + images, batch))
+        for top in range(0, rows, height):
+            end = min(top + height, rows)
+            yield Piece(
+                (some, slice(top, end)), (some, slice(top * stride, (end - 1) * stride + extent))
+            )
