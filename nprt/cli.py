@@ -110,12 +110,13 @@ def _add_convert(commands: Any) -> None:
     )
     add(
         "--numerics",
-        choices=("auto", "integer", "ort"),
+        choices=("auto", "integer", "ort", "ort-int8"),
         default="auto",
-        help="integer: fixed point only; ort: as onnxruntime computes; "
-        "auto (default): integer for a float model, ort for a quantized one",
+        help="integer: fixed point only; ort: as onnxruntime computes; ort-int8: the same with its session "
+        "option qdqisint8allowed; auto (default): integer for a float model, ort for a quantized one",
     )
     add("--require-integer", action="store_true", help="fail if an op works on float32")
+    add("--integer-edges", action="store_true", help="inputs and outputs are codes, not float32")
     add(
         "--shape",
         action="append",
@@ -409,6 +410,7 @@ def _config(options: argparse.Namespace) -> QuantizationConfig:
     return QuantizationConfig(
         symmetric=options.symmetric,
         per_channel=not options.per_tensor,
+        float_edges=not options.integer_edges,
         layers={pattern: LayerConfig(skip=True) for pattern in options.skip},
         **{name: value for name, value in chosen.items() if value is not None},
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from nprt.converters.graph import Graph, name_outputs
+from nprt.converters.graph import Graph, Rewriter, name_outputs
 from nprt.errors import ModelError
+from nprt.ir import Op
 from nprt.ops.dequantize import Dequantize
 from nprt.ops.quantize import Quantize
 
@@ -41,7 +42,7 @@ def drop_edges(graph: Graph) -> None:
     if problems:
         raise ModelError(f"inputs and outputs cannot be codes: {'; '.join(problems)}")
 
-    def rule(rewriter, op):  # type: ignore[no-untyped-def]
+    def rule(rewriter: Rewriter, op: Op) -> bool:
         if not isinstance(op, Quantize) or op.outputs[0] not in codes:
             return False
         rewriter.replace(op.outputs[0], codes[op.outputs[0]])
