@@ -19,7 +19,7 @@ from nprt.converters.passes.layout import (
 from nprt.converters.passes.qdq import fuse, settle_quantize
 from nprt.converters.quantize import QuantizationConfig, quantize_dynamic, quantize_static
 from nprt.errors import ModelError
-from nprt.info import float_ops
+from nprt.info import float_ops, float_rounding
 from nprt.ir import Model, Origin
 
 log = logging.getLogger("nprt")
@@ -51,6 +51,10 @@ def convert(
         raise ValueError(f"numerics {numerics!r} is not one of {', '.join(NUMERICS)}")
     if calibration is not None and traits.quantized:
         raise ValueError(f"{name} is quantized already; calibration data have no use")
+    if traits.quantized and config != QuantizationConfig(float_edges=config.float_edges):
+        log.warning(
+            "%s is quantized already; of the configuration only float_edges has an effect", name
+        )
     if numerics == "auto":
         numerics = "ort" if traits.quantized else "integer"
     int8 = numerics == "ort-int8"
@@ -64,7 +68,8 @@ def convert(
         left = quantize_dynamic(graph, config)
         if left:
             notes.append(
-                f"{len(left)} layers stay in float32 without calibration data: {', '.join(left[:8])}"
+                f"without calibration data {len(left)} layers stay in float32, the others are int8 only inside: "
+                f"{', '.join(left[:8])}{', ...' if len(left) > 8 else ''}"
             )
             log.warning("%s: %s", name, notes[-1])
     if not traits.quantized and numerics != "integer":
@@ -82,7 +87,7 @@ def convert(
         drop_edges(graph)
     model = graph.to_model(replace(origin, notes=tuple(notes)))
     if require_integer:
-        _require_integer(model, name)
+        _require_integer(model, name, calibrated=traits.quantized or calibration is not None)
     return model
 
 
@@ -109,8 +114,17 @@ def finish_layout(graph: Graph) -> None:
     fold_constants(graph)
 
 
-def _require_integer(model: Model, name: str) -> None:
+def _require_integer(model: Model, name: str, *, calibrated: bool) -> None:
     found = float_ops(model)
     if found:
         listing = "\n".join(f"  {op.outputs[0]} = {op}" for op in found)
-        raise ModelError(f"{name}: {len(found)} ops work on float32:\n{listing}")
+        advice = (
+            "" if calibrated else "; give calibration data, so that its layers can be quantized"
+        )
+        raise ModelError(f"{name}: {len(found)} ops work on float32{advice}:\n{listing}")
+    rounding = float_rounding(model)
+    if rounding:
+        raise ModelError(
+            f"{name}: {len(rounding)} ops on codes round in float32, with numerics {rounding[0].numerics}; "  # type: ignore[attr-defined]
+            "convert with numerics integer"
+        )

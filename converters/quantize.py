@@ -6,6 +6,7 @@ makes integer ops of it, as it does for models that came quantized.
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -70,7 +71,8 @@ class LayerConfig:
     """How one layer departs from the rest.
 
     Attributes:
-        skip: leave it in float32.
+        skip: leave it in float32. A relu or clip belongs to the layer before it, and a function of one quantized value
+            is a table of float32 results all the same; skip the layer itself.
         observer: what finds the range of its result, see `QuantizationConfig`.
         dtype: "int8" or "uint8" for its result.
     """
@@ -122,8 +124,9 @@ def check_patterns(graph: Graph, config: QuantizationConfig) -> None:
     names = {name for op in graph.ops for name in _names(graph, op)}
     for pattern in config.layers:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            near = difflib.get_close_matches(pattern, names, 4, 0.4) or sorted(names)[:8]
             raise ValueError(
-                f"layers: {pattern!r} matches no layer; there are, for example, {sorted(names)[:8]}"
+                f"layers: {pattern!r} matches no layer; there are, for example, {', '.join(near)}"
             )
 
 
@@ -391,6 +394,10 @@ class Plan:
 
 def feeds_of(calibration: Any, batch: Any) -> Iterator[Mapping[str, Array]]:
     """Feeds one by one, from an iterable of them or from one mapping of whole arrays."""
+    if isinstance(calibration, np.ndarray):
+        raise CalibrationError(
+            "calibration is an array; expected a mapping {input name: array}, or an iterable of such mappings"
+        )
     if not isinstance(calibration, Mapping):
         yield from calibration
         return
@@ -402,8 +409,11 @@ def feeds_of(calibration: Any, batch: Any) -> Iterator[Mapping[str, Array]]:
         )
     step = batch if isinstance(batch, int) and batch > 0 else CALIBRATION_BATCH
     count = counts.pop()
-    for start in range(0, count - count % step if isinstance(batch, int) else count, step):
-        yield {name: array[start : start + step] for name, array in arrays.items()}
+    for start in range(0, count, step):
+        if isinstance(batch, int) and start + step > count:
+            start = count - step  # a whole batch, some of whose samples have been seen
+        if start >= 0:
+            yield {name: array[start : start + step] for name, array in arrays.items()}
 
 
 def calibrate(graph: Graph, plan: Plan, calibration: Any, progress: bool) -> dict[str, QuantParams]:
@@ -452,12 +462,24 @@ def calibrate(graph: Graph, plan: Plan, calibration: Any, progress: bool) -> dic
             "the calibration data hold no complete batch; give some tens of typical inputs, "
             f"in pieces of the model's batch size {first[0] if first else ''}"
         )
+    constant = [
+        value for value in plan.graph.inputs if value in watched and _is_constant(watched[value])
+    ]
+    if constant:
+        log.warning(
+            "calibration: input %s never changes; are these typical inputs?", ", ".join(constant)
+        )
     ranges = {root: span(observer.range() for observer in seen) for root, seen in observers.items()}
     return {
         value: plan.fixed_qparams(value)
         or choose_qparams(*ranges[plan.root(value)], plan.dtype(value), plan.config.symmetric)
         for value in plan.values
     }
+
+
+def _is_constant(observer: Observer) -> bool:
+    low, high = observer.range()
+    return low == high
 
 
 def span(ranges: Iterable[tuple[float, float]]) -> tuple[float, float]:
@@ -613,7 +635,7 @@ def quantize_dynamic(graph: Graph, config: QuantizationConfig) -> list[str]:
             or not graph.types[op.inputs[0]].is_float
             or config.of(_names(graph, op)).skip
         ):
-            left.append(op.outputs[0])
+            left.append(_names(graph, op)[0])
             return False
         codes, quant = quantize_weights(graph.constants[op.inputs[1]], 0, config.per_channel)
         weights = graph.constant(codes, op.inputs[1], quant)

@@ -303,12 +303,17 @@ def _info_rows(model: Model, facts: Mapping[str, Any]) -> list[Row]:
 
 
 def _op_rows(model: Model, facts: Mapping[str, Any]) -> list[Row]:
-    from nprt.info import float_ops
+    from nprt.info import float_ops, float_rounding
 
     counts = sorted(facts["ops"].items(), key=lambda item: (-item[1], item[0]))
     total = sum(count for _, count in counts)
     islands = float_ops(model)
+    rounding = float_rounding(model)
     integer = [f"no, {len(islands)} of {total} ops work on float32:"] if islands else ["yes"]
+    if rounding and not islands:
+        integer = [
+            f"no, {_count(len(rounding), 'op')} on codes multiplied by float32 scales (--numerics integer)"
+        ]
     integer += [f"  {op.name} -> {', '.join(op.outputs)}" for op in islands[:SHOWN_FLOAT_OPS]]
     if len(islands) > SHOWN_FLOAT_OPS:
         integer.append(f"  ... and {len(islands) - SHOWN_FLOAT_OPS} more")

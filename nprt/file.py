@@ -56,7 +56,11 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
     data = dumps(model)
     path = os.path.realpath(os.fspath(path))
     temporary = f"{path}.{os.urandom(6).hex()}.tmp"
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0))
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    try:
+        handle = os.open(temporary, flags, 0o666)
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, path) from error
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)

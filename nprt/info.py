@@ -14,7 +14,7 @@ def float_ops(model: Model) -> list[Op]:
     """The ops that work on float32 anywhere but at the edges of the model.
 
     At the edges are a `quantize` of an input and a `dequantize` whose result is an output and goes nowhere else. A
-    model with none left is integer-only.
+    model with neither these nor `float_rounding` ops is integer-only.
     """
     read = {name for op in model.ops for name in op.used_inputs()}
 
@@ -32,6 +32,15 @@ def float_ops(model: Model) -> list[Op]:
         for op in model.ops
         if not at_edge(op)
         and any(model.types[name].is_float for name in (*op.used_inputs(), *op.outputs))
+    ]
+
+
+def float_rounding(model: Model) -> list[Op]:
+    """The ops on codes whose numerics multiplies in float32 on the way from sums to codes."""
+    return [
+        op
+        for op in model.ops
+        if model.types[op.outputs[0]].is_codes and getattr(op, "numerics", "integer") != "integer"
     ]
 
 
@@ -81,8 +90,11 @@ def summary(model: Model) -> dict[str, Any]:
         "outputs": [{"name": n, **_describe(model, n)} for n in model.outputs],
         "ops": dict(sorted(counts.items())),
         "numerics": dict(sorted(numerics.items())),
-        "integer_only": not islands,
+        "integer_only": not islands and not float_rounding(model),
         "float_ops": [{"output": op.outputs[0], "op": str(op)} for op in islands],
+        "float_rounding": [
+            {"output": op.outputs[0], "op": str(op)} for op in float_rounding(model)
+        ],
         "weight_bytes": weight_bytes(model),
         "parameters": sum(math.prod(a.shape) for a in model.constants.values()),
         "macs": macs(model),

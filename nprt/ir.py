@@ -389,6 +389,9 @@ class Model:
     def __str__(self) -> str:
         return "\n".join(lines(self))
 
+    def __repr__(self) -> str:
+        return f"<nprt.Model: {len(self.ops)} ops, {', '.join(self.inputs)} -> {', '.join(self.outputs)}>"
+
 
 def lines(model: Model) -> Iterator[str]:
     """The printed form of a model, a line for each input, constant, op and the outputs."""

@@ -61,10 +61,11 @@ class ReferenceBackend:
                     and name not in model.constants
                 ):
                     del values[name]
-        return {
-            name: _owned(values[name], (*feeds.values(), *model.constants.values()))
-            for name in keep
-        }
+        results: dict[str, Array] = {}
+        for name in keep:
+            taken = (*feeds.values(), *model.constants.values(), *results.values())
+            results[name] = _owned(values[name], taken)
+        return results
 
 
 def _owned(array: Array, others: tuple[Array, ...]) -> Array:

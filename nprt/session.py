@@ -127,11 +127,20 @@ class Session:
                 f"the model has inputs {list(self.model.inputs)} and outputs {list(self.model.outputs)}; "
                 "call run(None, {name: array, ...})"
             )
+        if isinstance(x, Mapping):
+            raise InputError(
+                "called with a mapping; call run(None, {name: array}), or give the array alone"
+            )
         return self.run(None, {self.model.inputs[0]: x})[0]
 
 
 def check_feeds(model: Model, feeds: Mapping[str, Array]) -> dict[str, Array]:
     """`feeds` as arrays of exactly the declared dtypes and ranks. Raises InputError."""
+    if not isinstance(feeds, Mapping):
+        raise InputError(
+            f"the inputs are given as {type(feeds).__name__}; expected a mapping of names to arrays: "
+            f"{{{', '.join(f'{name!r}: array' for name in model.inputs)}}}"
+        )
     missing = [name for name in model.inputs if name not in feeds]
     unknown = [name for name in feeds if name not in model.inputs]
     if missing or unknown:

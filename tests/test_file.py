@@ -68,6 +68,20 @@ def refused(data: bytes, error: type[Exception], *words: str) -> None:
 # --- good files ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.skipif(os.name != "posix", reason="modes are those of POSIX")
+def test_a_saved_file_is_not_executable(tmp_path: Path) -> None:
+    """It has the mode of any new file."""
+    two_layers().save(tmp_path / "m.nprt")
+    (tmp_path / "plain").write_bytes(b"")
+    assert (tmp_path / "m.nprt").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_save_into_a_missing_folder_names_the_path(tmp_path: Path) -> None:
+    """The error is about the file that was asked for."""
+    with pytest.raises(FileNotFoundError, match=r"m\.nprt'$"):
+        two_layers().save(tmp_path / "missing" / "m.nprt")
+
+
 def test_save_load_save_gives_the_same_bytes(tmp_path: Path) -> None:
     """What is read is what was written, down to the last byte, from a path, a string or bytes."""
     path = tmp_path / "small.nprt"

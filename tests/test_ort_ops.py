@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
 from ort_runner import Builder, assert_same
 
-from nprt.info import float_ops
+from nprt.converters import from_onnx
+from nprt.errors import ModelError
+from nprt.info import float_ops, summary
 
 examples = settings(deadline=None, derandomize=True, max_examples=50, database=None)
 
@@ -440,3 +443,23 @@ def test_qlinear_softmax_of_equal_codes(length):
             quant = (np.float32(x_scale), np.uint8(0), np.float32(1 / steps), np.uint8(0))
             x = b.input(np.full((1, length), 200, np.uint8))
             assert_same(b, b.microsoft("QLinearSoftmax", x, *quant, axis=-1, opset=13))
+
+
+def test_float_multipliers_are_not_integer_only():
+    """Codes throughout are not fixed point throughout: numerics `ort` multiplies by float32."""
+    graph = helper.make_graph(
+        [helper.make_node("QLinearMatMul", ["x", "s", "z", "w", "s", "z", "s", "z"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.UINT8, ["N", 3])],
+        [helper.make_tensor_value_info("y", TensorProto.UINT8, ["N", 2])],
+        [
+            numpy_helper.from_array(np.float32(0.3), "s"),
+            numpy_helper.from_array(np.uint8(7), "z"),
+            numpy_helper.from_array(np.arange(6, dtype=np.uint8).reshape(3, 2), "w"),
+        ],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    assert not summary(from_onnx(proto))["integer_only"]
+    assert summary(from_onnx(proto, numerics="integer"))["integer_only"]
+    with pytest.raises(ModelError, match="numerics ort; convert with numerics integer"):
+        from_onnx(proto, require_integer=True)

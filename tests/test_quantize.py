@@ -321,6 +321,46 @@ def test_one_mapping_is_cut_into_feeds():
     )
 
 
+def test_every_sample_counts_whatever_the_batch_of_the_model():
+    """With a fixed batch of 4, the last 3 of 7 samples come in a batch that is filled up."""
+    proto = cnn_of_batch(4)
+    x = images(7)
+    x[6, 0, 0, 0] = 50.0
+    model = quantized(proto, calibration={"x": x}, observer="minmax")
+    assert type_of(model, "x.codes").quant.scale[0] > 50 / 255
+
+
+def cnn_of_batch(batch):
+    proto = onnx.ModelProto()
+    proto.CopyFrom(CNN)
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch
+    return proto
+
+
+def test_an_array_for_calibration_is_a_named_error():
+    with pytest.raises(CalibrationError, match="expected a mapping"):
+        quantized(calibration=images())
+    with pytest.raises(CalibrationError, match="expected a mapping"):
+        quantized(calibration=[images()])
+
+
+def test_calibration_with_one_constant_image_warns(caplog):
+    """Images that were read wrongly, say all zero, should not go unnoticed."""
+    quantized(calibration={"x": np.zeros((4, 3, 8, 8), np.float32)})
+    assert "input x never changes" in caplog.text
+
+
+def test_a_constant_part_of_a_concat():
+    """A constant among the inputs of a concat gets the codes of its result."""
+    nodes = [("z: Gemm x w", {}), ("k: Concat z c", {"axis": 1}), ("y: Gemm k v", {})]
+    constants = {"w": weights(4, 4), "c": np.full((2, 1), 3, np.float32), "v": weights(5, 3)}
+    proto = network(nodes, constants, {"x": (2, 4)})
+    x = RNG.normal(size=(8, 4)).astype(np.float32)
+    model = quantized(proto, calibration={"x": x})
+    assert not float_ops(model)
+    assert snr(proto, model, x[:2]) > 25
+
+
 def test_an_iterator_of_feeds_is_read_once():
     assert str(quantized(calibration=iter(feeds()))) == str(quantized())
 

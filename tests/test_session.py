@@ -270,3 +270,28 @@ def test_the_package_promises_what_it_lists() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_outputs_that_are_views_of_one_value_do_not_share_memory() -> None:
+    """A caller may write into what it gets: neither its inputs nor its other results change."""
+    types = {"x": floats("N", 2), "a": floats("N", 2), "b": floats("N", 1, 2)}
+    ops = [Reshape(inputs=("x",), outputs=("a",)), Reshape(inputs=("a",), outputs=("b",))]
+    x = X.copy()
+    a, b = Session(model(ops, types, {}, ("x",), ("a", "b"))).run(None, {"x": x})
+    a[:] = 7
+    b[:] = 9
+    np.testing.assert_array_equal(x, X)
+    assert (a == 7).all()
+
+
+@pytest.mark.parametrize("given", [X, [X], None])
+def test_inputs_that_are_not_a_mapping(given: Any) -> None:
+    """The array in place of {name: array} is the first mistake one makes."""
+    with pytest.raises(InputError, match=r"expected a mapping of names to arrays: \{'x': array\}"):
+        Session(two_layers()).run(None, given)
+
+
+def test_a_mapping_given_to_a_call() -> None:
+    """session({name: array}) is the other one."""
+    with pytest.raises(InputError, match="call run"):
+        Session(two_layers())({"x": X})  # type: ignore[arg-type]

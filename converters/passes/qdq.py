@@ -17,7 +17,7 @@ from nprt import rounding
 from nprt.converters.graph import FLOAT, Graph, Rewriter
 from nprt.converters.passes.fold import per_channel
 from nprt.converters.passes.tabulate import tabulate
-from nprt.ir import Array, Op, QuantParams, TensorType
+from nprt.ir import Array, Op, QuantParams, Tensor, TensorType
 from nprt.ops.add import Add
 from nprt.ops.argmax import Argmax
 from nprt.ops.average_pool import AveragePool
@@ -437,9 +437,14 @@ def _concat(rewriter: Rewriter, group: Group, numerics: str) -> bool:
         if (type.dtype, type.quant) == (out.dtype, out.quant):
             parts.append(source)
             continue
+        like = replace(out, shape=type.shape)
+        if rewriter.is_constant(source):
+            codes = to_codes(Tensor(type, rewriter.graph.constants[source]).real(), like)
+            parts.append(rewriter.graph.constant(codes, f"{source}~rescaled", out.quant))
+            continue
         real = rewriter.add(Dequantize, source, out=f"{source}~real")
         name = rewriter.graph.fresh(f"{source}~rescaled")
-        rewriter.graph.types[name] = replace(out, shape=type.shape)
+        rewriter.graph.types[name] = like
         tabulate(rewriter, Quantize(inputs=(real,), outputs=(name,)))
         parts.append(name)
     assert isinstance(group.op, Concat)
