@@ -139,7 +139,11 @@ def import_graph(
             importer.block(node)  # what it reads could not be translated, which is already reported
             continue
         if translate is None:
-            importer.report(node, "this operator is not supported")
+            importer.report(
+                node,
+                "this operator is not supported; replace it in the source model by supported ones, "
+                "or cut the model before it",
+            )
             continue
         before = len(importer.graph.ops)
         try:

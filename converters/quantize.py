@@ -21,6 +21,7 @@ from nprt.converters.passes.qdq import BINARIES, LAYERS, is_movement
 from nprt.converters.passes.tabulate import ELEMENTWISE
 from nprt.errors import CalibrationError, InputError
 from nprt.ir import Array, Op, QuantParams, TensorType
+from nprt.ops.add import Add
 from nprt.ops.average_pool import AveragePool
 from nprt.ops.concat import Concat
 from nprt.ops.depthwise_conv import DepthwiseConv
@@ -31,11 +32,13 @@ from nprt.ops.gather import Gather
 from nprt.ops.global_average_pool import GlobalAveragePool
 from nprt.ops.linear import Linear
 from nprt.ops.matmul import Matmul
+from nprt.ops.mul import Mul
 from nprt.ops.quantize import Quantize, to_codes
 from nprt.ops.reduce_mean import ReduceMean
 from nprt.ops.resize import Resize
 from nprt.ops.softmax import Softmax
 from nprt.ops.unary import Unary
+from nprt.ops.where import Where
 from nprt.reference import ReferenceBackend
 from nprt.session import bind_dims, check_feeds
 
@@ -59,7 +62,7 @@ ObserverSpec = str | Callable[..., Observer] | Observer
 # Feeds that come as one big array are cut into pieces of this many samples.
 CALIBRATION_BATCH = 32
 
-# A constant with an element this large is a mask: the element stands for infinity.
+# A constant that is added or chosen is a mask if it has an element this large: the element stands for infinity.
 MASK = 1e4
 
 # A bias is kept below this, so that the sum of products has room beside it in int32: eq. (4).
@@ -195,8 +198,16 @@ class Plan:
         self.readers = graph.consumers()
         self.producers = graph.producers()
         self._leaves: dict[str, frozenset[str]] = {}
-        self._unbounded = self._find_unbounded()
-        self.quantized: set[int] = {id(op) for op in graph.ops if self._wanted(op)}
+        wanted = [op for op in graph.ops if self._wanted(op)]
+        masked = self._find_masked()
+        left = [_names(graph, op)[0] for op in wanted if id(op) in masked]
+        if left:
+            log.warning(
+                "an operand of magnitude %g or more is taken for a mask; in float32 stay: %s",
+                MASK,
+                ", ".join(dict.fromkeys(left)),
+            )
+        self.quantized: set[int] = {id(op) for op in wanted} - masked
         self._drop_lonely_movement()
         self.values = self._values()
         self._parent: dict[str, str] = {}
@@ -209,22 +220,38 @@ class Plan:
             return False
         if isinstance(op, LAYERS) and op.inputs[1] not in self.graph.constants:
             return False
-        if not self._unbounded.isdisjoint(op.used_inputs()):
+        if isinstance(op, Softmax) and op.log:
             return False
         return not self.config.of(_names(self.graph, op)).skip
 
-    def _find_unbounded(self) -> set[str]:
-        """Values such as scores to which a mask was added: they get no codes, whose range the mask would take up."""
-        constants = self.graph.constants.items()
-        found = {
+    def _find_masked(self) -> set[int]:
+        """The ops on a mask, or on values such as scores to which one was added.
+
+        These values get no codes, whose range the mask would take up. Divisors, weights and biases are none, nor are
+        factors, but for a large negative one: `(1 - mask) * -10000` makes a mask when the model runs.
+        """
+        masks = {
             name
-            for name, array in constants
+            for name, array in self.graph.constants.items()
             if array.dtype == np.float32 and not np.all(np.abs(array) < MASK)
         }
+        unbounded: set[str] = set()
+        found: set[int] = set()
         for op in self.graph.ops:
-            if not isinstance(op, Softmax) and not found.isdisjoint(op.used_inputs()):
-                found.update(op.outputs)
+            if (is_movement(op) and op.inputs[0] in masks) or self._makes_mask(op):
+                masks.update(op.outputs)
+            elif unbounded.isdisjoint(op.used_inputs()) and not (
+                isinstance(op, Add | Where) and not masks.isdisjoint(op.used_inputs())
+            ):
+                continue
+            elif not isinstance(op, Softmax) or op.log:
+                unbounded.update(op.outputs)
+            found.add(id(op))
         return found
+
+    def _makes_mask(self, op: Op) -> bool:
+        factors = [self.graph.constants.get(name) for name in op.inputs]
+        return isinstance(op, Mul) and any(f is not None and np.all(f <= -MASK) for f in factors)
 
     def _drop_lonely_movement(self) -> None:
         """Moving data on codes is worth it only next to another op on codes."""
@@ -353,7 +380,7 @@ class Plan:
     def fixed(self, value: str) -> str | None:
         """The function whose range is known beforehand, if one makes `value`."""
         op = self.producers.get(value)
-        if isinstance(op, Softmax):
+        if isinstance(op, Softmax) and not op.log:
             return "softmax"
         if isinstance(op, Unary) and op.function in ("sigmoid", "tanh", "hardsigmoid"):
             return op.function

@@ -529,7 +529,7 @@ def softmax_of_channels():
     return nn.Sequential(conv(), nn.Softmax(1))
 
 
-@module(4, 10)
+@module(4, 10, integer=False)
 def log_softmax():
     return nn.Sequential(nn.Linear(10, 6), nn.LogSoftmax(-1))
 

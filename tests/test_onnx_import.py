@@ -85,6 +85,18 @@ def test_all_unsupported_nodes_are_reported_at_once():
     assert "3 nodes cannot be converted" in str(caught.value)
 
 
+def test_absent_names_do_not_hide_an_unsupported_node():
+    nodes = [
+        helper.make_node("LSTM", ["x", "w", "w"], ["", "h"], name="first"),
+        helper.make_node("Det", ["x", "", "q"], ["y"], name="second"),
+    ]
+    constants = {"w": weights(4, 8), "q": weights(4)}
+    proto = model(nodes, {"x": (1, 8)}, outputs=("h", "y"), constants=constants)
+    with pytest.raises(UnsupportedOpError, match="replace it in the source model") as caught:
+        from_onnx(proto)
+    assert [problem.split()[0] for problem in caught.value.problems] == ["first", "second"]
+
+
 def test_an_attribute_is_never_dropped():
     proto = model([node("Relu", "x", fancy=1)], {"x": (1, 4)})
     with pytest.raises(UnsupportedOpError, match=r"attributes \['fancy'\] are not supported"):
@@ -209,6 +221,22 @@ def test_matmul_with_vectors_and_batches(shapes):
 def test_softmax_changed_its_meaning_in_opset_13(axis, opset):
     proto = model([node("Softmax", "x", axis=axis)], {"x": (2, 3, 4)}, opset=opset)
     assert_like_onnxruntime(proto, x=weights(2, 3, 4))
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+@pytest.mark.parametrize("opset", [11, 13])
+def test_log_softmax_of_large_logits_is_finite(axis, opset):
+    proto = model([node("LogSoftmax", "x", axis=axis)], {"x": (2, 3, 4)}, opset=opset)
+    assert_like_onnxruntime(proto, x=400 * weights(2, 3, 4))
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+def test_resized_dimensions_are_rounded_to_float32(mode):
+    """10 times 0.7 is 7 in float32, and less with the same factor in float64."""
+    nodes = [helper.make_node("Resize", ["x", "", "scales"], ["y"], mode=mode)]
+    proto = model(nodes, {"x": (1, 2, 10, 10)}, constants={"scales": np.float32([1, 1, 0.7, 0.7])})
+    assert imported(proto).types["y"].shape == (1, 2, 7, 7)
+    assert_like_onnxruntime(proto, x=weights(1, 2, 10, 10))
 
 
 def test_integers_are_divided_towards_zero():

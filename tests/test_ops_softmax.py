@@ -166,6 +166,7 @@ def test_softmax_keeps_symbols():
         (ModelError, Y, (X, TABLE), {"axis": 1, "numerics": "exact"}),
         (ModelError, Y, (X, TABLE), {"axis": 1, "numerics": "ort"}),
         (ModelError, Y, (X,), {"axis": 1}),
+        (ModelError, Y, (X, TABLE), {"axis": 1, "log": True}),
         (ModelError, Y, (X, type_of("int32", (255,))), {"axis": 1}),
         (ModelError, Y, (X, type_of("float32", (256,))), {"axis": 1}),
         (ModelError, Y, (type_of("float32", (2, 2)), TABLE), {"axis": 1}),

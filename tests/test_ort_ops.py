@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
-from ort_runner import Builder, assert_same
+from ort_runner import Builder, assert_same, ort_session
 
+from nprt import Session
 from nprt.converters import from_onnx
 from nprt.errors import ModelError
 from nprt.info import float_ops, summary
@@ -146,6 +147,25 @@ def test_qgemm(seed, x_dtype, w_dtype, per_channel, biased, trans_a, trans_b, qu
         transA=int(trans_a), transB=int(trans_b), alpha=alpha,
     )  # fmt: skip
     assert_same(b, y)
+
+
+@pytest.mark.parametrize("quantized", [True, False])
+def test_qgemm_scales_its_bias_by_alpha(quantized):
+    rng = np.random.default_rng(0)
+    b = Builder()
+    x = b.input(rng.integers(100, 150, (2, 8)).astype(np.uint8))
+    x_quant, w_quant = (np.float32(0.05), np.uint8(128)), (np.float32(0.02), np.int8(0))
+    y_quant = (np.float32(0.3), np.uint8(128)) if quantized else ()
+    w, bias = codes(rng, np.int8, (8, 4)), np.array([2000, -2000, 4000, 100], np.int32)
+    y = b.microsoft("QGemm", x, *x_quant, w, *w_quant, bias, *y_quant, alpha=3.0)
+    assert_same(b, y)
+    proto = b.model(y)
+    (expected,) = ort_session(proto).run(None, b.feeds)
+    actual = Session(from_onnx(proto, numerics="integer"))(b.feeds[x])
+    if quantized:
+        assert np.abs(actual.astype(int) - expected).max() <= 1
+    else:
+        np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
 # --- integer and dynamic operators ----------------------------------------------------------------------
@@ -463,3 +483,19 @@ def test_float_multipliers_are_not_integer_only():
     assert summary(from_onnx(proto, numerics="integer"))["integer_only"]
     with pytest.raises(ModelError, match="numerics ort; convert with numerics integer"):
         from_onnx(proto, require_integer=True)
+
+
+@pytest.mark.parametrize("op_type", ["Reshape", "Transpose", "MaxPool", "Slice"])
+def test_codes_whose_scale_only_their_reader_knows(op_type):
+    """A graph input in codes, moved before the first DequantizeLinear says what they stand for."""
+    rng = np.random.default_rng(0)
+    build = Builder()
+    x = build.input(rng.integers(0, 256, (2, 3, 6, 6)).astype(np.uint8))
+    extra = {
+        "Reshape": ([np.array([2, 3, 36, 1])], {}),
+        "Transpose": ([], {"perm": [0, 2, 3, 1]}),
+        "MaxPool": ([], {"kernel_shape": [2, 2], "strides": [2, 2]}),
+        "Slice": ([np.array([1]), np.array([5]), np.array([2])], {}),
+    }[op_type]
+    moved = build.node(op_type, x, *extra[0], **extra[1])
+    assert_same(build, build.dequantize(moved, (np.float32(0.3), np.uint8(7))))

@@ -463,3 +463,72 @@ def test_edges_that_must_stay_float_are_named():
         quantized(float_edges=False, layers={"/c1": LayerConfig(skip=True)})
     with pytest.raises(ModelError, match="output 'y' is made in float32 by linear"):
         quantized(float_edges=False, layers={"/y": LayerConfig(skip=True)})
+
+
+# --- functions and constants of a wide range ----------------------------------------------------------
+
+
+def test_log_softmax_stays_float_on_a_quantized_layer():
+    proto = network(
+        [("a: Gemm x w b", {}), ("y: LogSoftmax a", {"axis": -1})],
+        {"w": weights(10, 6, scale=50), "b": weights(6)},
+        inputs={"x": ("N", 10)},
+    )
+    x = weights(64, 10, scale=1)
+    model = quantized(proto, [{"x": x}])
+    assert [op.name for op in float_ops(model)] == ["dequantize", "softmax"]
+    assert snr(proto, model, x) > 30
+
+
+@pytest.mark.parametrize(
+    ("nodes", "bias"),
+    [
+        (["d: Div x far", "a: Gemm d w b", "y: Relu a"], 0),
+        (["a: Gemm x w b", "r: Relu a", "y: Gemm r v"], 20000),
+    ],
+)
+def test_large_divisors_and_biases_are_no_masks(nodes, bias, caplog):
+    b = weights(6)
+    b[0] += bias
+    far = np.array(32768, np.float32)
+    constants = {"w": weights(10, 6), "v": weights(6, 4), "b": b, "far": far}
+    proto = network([(text, {}) for text in nodes], constants, inputs={"x": ("N", 10)})
+    x = weights(64, 10, scale=1000)
+    model = quantized(proto, [{"x": x}])
+    assert float_ops(model) == []
+    assert "mask" not in caplog.text
+    assert snr(proto, model, x) > 20
+
+
+def test_what_a_mask_leaves_in_float32_is_named(caplog):
+    mask = np.triu(np.full((6, 6), -1e9, np.float32), 1)
+    proto = network(
+        [("a: Gemm x w", {}), ("m: Add a mask", {}), ("s: Softmax m", {}), ("y: Gemm s w", {})],
+        {"w": weights(6, 6), "mask": mask},
+        inputs={"x": (6, 6)},
+    )
+    model = quantized(proto, [{"x": weights(6, 6, scale=1)} for _ in range(4)])
+    assert [op.name for op in float_ops(model)] == ["dequantize", "add", "softmax", "quantize"]
+    assert "in float32 stay: /m, /s" in caplog.text
+
+
+def test_a_mask_that_is_made_at_run_time_stays_float():
+    """(1 - mask) * -10000, added to scores, as BERT writes it: the scores keep their precision."""
+    nodes = [
+        ("free: Sub one m", {}),
+        ("penalty: Mul free large", {}),
+        ("scores: Gemm x w", {}),
+        ("masked: Add scores penalty", {}),
+        ("p: Softmax masked", {"axis": -1}),
+        ("y: Gemm p v", {}),
+    ]
+    constants = {
+        "one": np.float32([1]), "large": np.float32([-1e4]), "w": weights(4, 6), "v": weights(6, 3),
+    }  # fmt: skip
+    proto = network(nodes, constants, {"x": ("N", 4), "m": ("N", 6)})
+    x = RNG.normal(size=(16, 4)).astype(np.float32)
+    m = (RNG.random((16, 6)) < 0.7).astype(np.float32)
+    model = quantized(proto, calibration={"x": x, "m": m})
+    exact = Session(float_model(import_graph(proto, "test", {})[0])).run(None, {"x": x, "m": m})[0]
+    (result,) = Session(model).run(None, {"x": x, "m": m})
+    assert 10 * np.log10((exact**2).mean() / ((exact - result) ** 2).mean()) > 25

@@ -165,6 +165,8 @@ class _Codes:
         """Whether onnxruntime runs a float op on codes: those of its operands and its result are of one dtype."""
         if type(op) not in KERNELS or not self.graph.types[op.outputs[0]].is_float:
             return False
+        if isinstance(op, Softmax) and op.log:
+            return False
         dtypes = {self.of_operand(name) for name in op.inputs[: KERNELS[type(op)]]}
         dtypes.add(self.of_result(op))
         if not self.int8 and isinstance(op, UNSIGNED_ONLY):

@@ -164,32 +164,35 @@ def prelu(m: Importer, node: Node) -> None:
 
 
 def softmax(m: Importer, node: Node) -> None:
+    softmax_node(m, node, log=False)
+
+
+def log_softmax(m: Importer, node: Node) -> None:
+    softmax_node(m, node, log=True)
+
+
+def softmax_node(m: Importer, node: Node, log: bool) -> None:
     axis = node.attr("axis", -1 if m.opset >= 13 else 1)
-    m.bind(node.output, softmax_op(m, m.value(node.input(0)), axis, m.opset >= 13, node.output))
+    x = m.value(node.input(0))
+    m.bind(node.output, softmax_op(m, x, axis, m.opset >= 13, node.output, log))
 
 
-def softmax_op(m: Importer, x: str, axis: int, one_axis: bool, out: str) -> str:
+def softmax_op(m: Importer, x: str, axis: int, one_axis: bool, out: str, log: bool = False) -> str:
     """Softmax along one axis, or before opset 13 over all axes from `axis` on."""
     type = m.graph.types[x]
     axis %= type.rank
     if one_axis or axis == type.rank - 1:
         if axis == type.rank - 1:
-            return m.emit(Softmax, x, out=out, axis=axis)
+            return m.emit(Softmax, x, out=out, axis=axis, log=log)
         swap = list(range(type.rank))
         swap[axis], swap[-1] = swap[-1], swap[axis]
         y = m.emit(Transpose, x, out=f"{out}~last", perm=tuple(swap))
-        y = m.emit(Softmax, y, out=f"{out}~softmax", axis=type.rank - 1)
+        y = m.emit(Softmax, y, out=f"{out}~softmax", axis=type.rank - 1, log=log)
         return m.emit(Transpose, y, out=out, perm=tuple(swap))
     flat = int(np.prod([known("a softmax dimension", d) for d in type.shape[axis:]]))
     y = m.emit(Reshape, x, out=f"{out}~flat", like=type.with_shape((*type.shape[:axis], flat)))
-    y = m.emit(Softmax, y, out=f"{out}~softmax", axis=axis)
+    y = m.emit(Softmax, y, out=f"{out}~softmax", axis=axis, log=log)
     return m.emit(Reshape, y, out=out, like=type)
-
-
-def log_softmax(m: Importer, node: Node) -> None:
-    axis = node.attr("axis", -1 if m.opset >= 13 else 1)
-    y = softmax_op(m, m.value(node.input(0)), axis, m.opset >= 13, f"{node.output}~softmax")
-    apply(m, y, node.output, "log")
 
 
 def cast(m: Importer, node: Node) -> None:

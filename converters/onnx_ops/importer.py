@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,12 +19,18 @@ from nprt.converters.passes.fold import folded
 from nprt.errors import ModelError, ShapeError
 from nprt.ir import DTYPES, Array, Dim, Op, QuantParams, Shape, Tensor, TensorType, numel, symbols
 from nprt.ops.dequantize import Dequantize
+from nprt.ops.gather import Gather
+from nprt.ops.max_pool import MaxPool
 from nprt.ops.quantize import Quantize
 from nprt.ops.reshape import Reshape
+from nprt.ops.slice import Slice
 from nprt.ops.transpose import Transpose
 
 if TYPE_CHECKING:
     import onnx
+
+# Ops whose result has the codes of their first input.
+MOVERS = (Gather, MaxPool, Reshape, Slice, Transpose)
 
 Quant = tuple[str, str, str]  # names of a quantized value, its scale and its zero point
 
@@ -158,10 +164,10 @@ class Importer:
         return text
 
     def block(self, node: Node) -> None:
-        self._blocked.update(node.outputs)
+        self._blocked.update(filter(None, node.outputs))
 
     def is_blocked(self, node: Node) -> bool:
-        return not self._blocked.isdisjoint(node.inputs)
+        return not self._blocked.isdisjoint(filter(None, node.inputs))
 
     def describe(self, name: str) -> str:
         """The type of a value, for messages."""
@@ -327,12 +333,22 @@ class Importer:
             type = self.graph.types[source]
             quant, _ = self.quant_params(scale, zero_point, axis, type.rank)
             if type.quant is None:
-                self.graph.types[source] = TensorType(type.dtype, type.shape, quant)
+                self._set_quant(source, quant)
             elif type.quant != quant:
                 raise ModelError(
                     f"{name!r} was quantized with {type.quant} and is read as {quant}; they must be the same"
                 )
         return self.emit(Dequantize, source, out=out or f"{name}~real")
+
+    def _set_quant(self, name: str, quant: QuantParams) -> None:
+        """Give codes, and the codes that they were moved from, the parameters that only their reader knows."""
+        producers = self.graph.producers()
+        while self.graph.types[name].quant is None:
+            self.graph.types[name] = replace(self.graph.types[name], quant=quant)
+            op = producers.get(name)
+            if not isinstance(op, MOVERS):
+                break
+            name = op.inputs[0]
 
     def quantized(
         self, x: str, scale: str, zero_point: str, out: str, dtype: str | None = None

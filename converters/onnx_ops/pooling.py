@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from nprt.converters.onnx_ops.importer import Importer, Node
 from nprt.converters.onnx_ops.layers import window_fields
 from nprt.errors import ModelError
@@ -102,8 +104,10 @@ def resize(m: Importer, node: Node) -> None:
         factor = dict(zip(axes, values, strict=True))
         scales = [factor.get(axis, 1.0) for axis in range(type.rank)]
         shape = [
-            dim if scales[axis] == 1.0 else int(known("a resized dimension", dim) * scales[axis])
-            for axis, dim in enumerate(type.shape)
+            dim
+            if scale == 1.0
+            else int(np.float32(known("a resized dimension", dim)) * np.float32(scale))
+            for dim, scale in zip(type.shape, scales, strict=True)
         ]
     if tuple(shape[:2]) != type.shape[:2]:
         raise ModelError(

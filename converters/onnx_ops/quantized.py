@@ -94,12 +94,13 @@ def _decide(m: Importer, y: str) -> None:
         return
 
 
-def int32_bias(m: Importer, name: str, x_scale: str, w_scale: str) -> str:
-    """An int32 bias, whose scale is that of the sums, as a dequantized constant."""
+def int32_bias(m: Importer, name: str, x_scale: str, w_scale: str, alpha: float = 1.0) -> str:
+    """An int32 bias, whose scale is alpha times that of the sums, as a dequantized constant."""
     if not name:
         return ""
     bias = m.const(name, "bias")
-    scale = m.const(x_scale, "scale").reshape(()) * m.const(w_scale, "scale").reshape(-1)
+    x_scaled = np.float32(alpha) * m.const(x_scale, "scale").reshape(())
+    scale = x_scaled * m.const(w_scale, "scale").reshape(-1)
     if bias.dtype != np.int32:
         raise ModelError(f"bias {name!r} is {bias.dtype}; expected int32")
     bias = bias.reshape(-1)
@@ -129,13 +130,14 @@ def qlinear_matmul(m: Importer, node: Node) -> None:
 def qgemm(m: Importer, node: Node) -> None:
     """com.microsoft QGemm: quantized where it has a scale for y, else float32."""
     transposed = node.attr("transB", 0)
-    x = _scaled(m, m.dequantized(triple(node, 0)), node.attr("alpha", 1.0))
+    alpha = node.attr("alpha", 1.0)
+    x = _scaled(m, m.dequantized(triple(node, 0)), alpha)
     w = m.dequantized(triple(node, 3), axis=0 if transposed else 1)
     if node.attr("transA", 0):
         x = m.emit(Transpose, x, out=f"{x}~t", perm=(1, 0))
     if not transposed:
         w = m.rearranged(w, (1, 0))
-    bias = int32_bias(m, node.input(6), node.input(1), node.input(4))
+    bias = int32_bias(m, node.input(6), node.input(1), node.input(4), alpha)
     y = m.emit(Linear, x, w, bias, out=f"{node.output}~real")
     if node.input(7):
         finish(m, node, y, node.input(7), node.input(8))
@@ -149,7 +151,7 @@ def _scaled(m: Importer, x: str, alpha: float) -> str:
         return x
     if not alpha > 0.0:
         raise ModelError(f"alpha={alpha} is not supported; it must be above 0")
-    codes = m.graph.ops[-1].inputs[0]
+    codes = m.graph.producers()[x].inputs[0]
     type = m.graph.types[codes]
     quant = QuantParams.of(np.float32(alpha) * type.scale, type.zero_point)
     low, high = type.code_range

@@ -457,7 +457,7 @@ def _softmax(rewriter: Rewriter, group: Group, numerics: str) -> bool:
         return False
     graph, out = rewriter.graph, rewriter.graph.types[group.quantize.outputs[0]]
     assert isinstance(group.op, Softmax)
-    if numerics == "onnx":
+    if numerics == "onnx" or group.op.log:
         return False
     if numerics == "ort":
         if group.clamp is not None:

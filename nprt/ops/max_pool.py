@@ -16,7 +16,7 @@ class MaxPool(PoolOp):
     """`y[n, p, c] = max(x[n, p * stride + t * dilation - before, c])` over the taps t that fall on x.
 
     Values:
-        x: (batch, *spatial, channels), with 1, 2 or 3 spatial axes: codes quantized per tensor, or float32.
+        x: (batch, *spatial, channels), 1 to 3 spatial axes: 8-bit integers, per tensor if quantized; or float32.
         y: (batch, *out, channels), of x's dtype and quantization.
 
     Fields:
@@ -27,7 +27,8 @@ class MaxPool(PoolOp):
     INPUTS = ("x",)
 
     def type_rule(self, y: TensorType, x: TensorType) -> TensorType:
-        rules.require_real("x", x)
+        rules.require_dtype("x", x, "float32", "int8", "uint8")
+        rules.require_per_tensor("x", x)
         return x.with_shape(self.output_shape(x))
 
     def reference(self, y: TensorType, x: Tensor) -> Array:

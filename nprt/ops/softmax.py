@@ -17,7 +17,7 @@ TABLE_DTYPES = {"integer": "int32", "ort": "float32"}
 
 @dataclass(frozen=True, kw_only=True)
 class Softmax(Op):
-    """`y = exp(x) / sum(exp(x))`, the sum running along `axis`.
+    """`y = exp(x) / sum(exp(x))`, the sum running along `axis`; with `log`, the logarithm of that.
 
     Values:
         x: codes quantized per tensor, or float32.
@@ -30,6 +30,7 @@ class Softmax(Op):
     Fields:
         axis: in [0, rank).
         numerics: which formula gives the codes: `integer` is eq. (25), `ort` eq. (27).
+        log: y is the logarithm; float32 only.
     """
 
     name = "softmax"
@@ -37,6 +38,7 @@ class Softmax(Op):
 
     axis: int
     numerics: str = "integer"
+    log: bool = False
 
     def type_rule(
         self, y: TensorType, x: TensorType, table: TensorType | None = None
@@ -50,6 +52,8 @@ class Softmax(Op):
             if table is not None:
                 rules.reject(f"table {table} given, but x {x} is not codes")
             return x
+        if self.log:
+            rules.reject(f"log, but x {x} is not float32")
         rules.require_codes("y", y)
         dtype = TABLE_DTYPES[self.numerics]
         if table is None or (table.dtype, table.shape) != (dtype, (256,)):
@@ -62,7 +66,8 @@ class Softmax(Op):
 
     def reference(self, y: TensorType, x: Tensor, table: Tensor | None = None) -> Array:
         if table is None:
-            return softmax(x.data.astype(np.float64), self.axis).astype(np.float32)
+            function = log_softmax if self.log else softmax
+            return function(x.data.astype(np.float64), self.axis).astype(np.float32)
         least, _ = x.type.code_range
         codes = x.data.astype(np.int16)
         greatest = codes.max(axis=self.axis, keepdims=True, initial=least)
@@ -92,3 +97,9 @@ def softmax(x: Array, axis: int) -> Array:
     """On real numbers. Subtracting the greatest keeps exp from overflowing and changes nothing else."""
     e = np.exp(x - x.max(axis=axis, keepdims=True, initial=-np.inf))
     return e / e.sum(axis=axis, keepdims=True)
+
+
+def log_softmax(x: Array, axis: int) -> Array:
+    """The logarithm of `softmax`, finite also where that is 0."""
+    shifted = x - x.max(axis=axis, keepdims=True, initial=-np.inf)
+    return shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True))

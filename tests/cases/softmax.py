@@ -72,6 +72,15 @@ CASES = [
             ("empty", "f32[N,0,5]", 2),
         )
     ],
+    *[
+        case(f"log_{name}", Softmax, x, axis=axis, log=True)
+        for name, x, axis in (
+            ("classes", "f32[N,10]", 1),
+            ("middle_axis", "f32[N,7,5]", 1),
+            ("large", "f32[N,33] in -1e30..1e30", 1),
+            ("empty", "f32[N,0,5]", 2),
+        )
+    ],
     case(
         "attention",
         Softmax,
