@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -18,8 +17,6 @@ from nprt.version import __version__
 
 if TYPE_CHECKING:
     import onnx
-
-log = logging.getLogger("nprt")
 
 OLDEST_OPSET, NEWEST_OPSET = 10, 28
 

@@ -17,7 +17,8 @@ import numpy as np
 
 from nprt.converters.graph import DERIVED, FLOAT, Graph, Rewriter
 from nprt.converters.observers import Observer, make_observer
-from nprt.converters.passes.qdq import BINARIES, LAYERS, is_movement
+from nprt.converters.passes.fold import LAYERS
+from nprt.converters.passes.qdq import BINARIES, is_movement
 from nprt.converters.passes.tabulate import ELEMENTWISE
 from nprt.errors import CalibrationError, InputError
 from nprt.ir import Array, Op, QuantParams, TensorType
@@ -91,7 +92,8 @@ class QuantizationConfig:
 
     Attributes:
         dtype: "int8" or "uint8" for activations. Weights are int8 in [-127, 127].
-        symmetric: activations have their zero point in the middle of the codes.
+        symmetric: activations have their zero point in the middle of the codes, but for the results of softmax and
+            sigmoid, which are never negative.
         per_channel: weights have a scale for each output channel.
         float_edges: whether the model takes and gives float32. If not, its inputs and outputs are codes, with their
             scale and zero point in their type (`Session.inputs` shows them), and the first `quantize` and the last

@@ -1,6 +1,6 @@
 """All rounding: real scales to integers, accumulators to codes, floats to codes and back.
 
-No other file of the runtime rounds. Each formula has its number in `docs/quantization.md`. A *numerics* names
+No other file of the runtime rounds to codes. Each formula has its number in `docs/quantization.md`. A *numerics* names
 one family of these formulas; every op that rounds says in its field `numerics` which one it follows.
 
     integer   fixed point, no float between the first quantize and the last dequantize; ties go up

@@ -189,14 +189,19 @@ def _reduce(rewriter: Rewriter, op: Op) -> bool:
     return _restore(rewriter, op, y, order)
 
 
+def _moves_only_ones(graph: Graph, op: Transpose) -> bool:
+    """Whether a transpose leaves the elements in their order, because the axes it moves have size 1."""
+    shape = graph.types[op.inputs[0]].shape
+    moved = [axis for axis in op.perm if shape[axis] != 1]
+    return moved == sorted(moved)
+
+
 def _reshape(rewriter: Rewriter, op: Op) -> bool:
     """A transpose that only moves axes of size 1 does not change the order of elements, so a reshape ignores it."""
     t = _source(rewriter, op.inputs[0])
     if t is None:
         return False
-    shape = rewriter.graph.types[t.inputs[0]].shape
-    moved = [axis for axis in t.perm if shape[axis] != 1]
-    if moved != sorted(moved):
+    if not _moves_only_ones(rewriter.graph, t):
         return False
     return rewriter.rebind(op, Reshape, t.inputs[0], like=rewriter.graph.types[op.outputs[0]])
 
@@ -261,9 +266,7 @@ def reshape_trivial_transposes(graph: Graph) -> None:
     def rule(rewriter: Rewriter, op: Op) -> bool:
         if not isinstance(op, Transpose):
             return False
-        shape = graph.types[op.inputs[0]].shape
-        moved = [axis for axis in op.perm if shape[axis] != 1]
-        if moved != sorted(moved):
+        if not _moves_only_ones(graph, op):
             return False
         return rewriter.rebind(op, Reshape, op.inputs[0], like=graph.types[op.outputs[0]])
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from nprt import rounding
 from nprt.converters.graph import FLOAT, Graph, Rewriter
-from nprt.converters.passes.fold import per_channel
+from nprt.converters.passes.fold import LAYERS, per_channel
 from nprt.converters.passes.tabulate import tabulate
 from nprt.ir import Array, Op, QuantParams, Tensor, TensorType
 from nprt.ops.add import Add
@@ -45,7 +45,6 @@ from nprt.ops.sub import Sub
 from nprt.ops.transpose import Transpose
 from nprt.ops.unary import Unary
 
-LAYERS = (Conv, DepthwiseConv, ConvTranspose, Linear)
 PRODUCTS = (*LAYERS, Matmul)
 BINARIES = (Add, Sub, Mul, Div)
 

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from nprt import rounding
-from nprt.errors import AccumulatorError, ModelError
+from nprt.errors import AccumulatorError
 from nprt.ir import Array, Op, Tensor, TensorType, numel
 from nprt.ops import rules
 from nprt.ops.blocks import BLOCK_ELEMENTS, blocks, evenly
@@ -205,14 +205,3 @@ def sum_bound(
     others = tuple(i for i in range(w.data.ndim) if i != channel_axis)
     sums = np.abs(w.centered()).sum(axis=others, dtype=np.int64) * x_max
     return int((sums + added).max(initial=0))
-
-
-__all__ = [
-    "ModelError",
-    "ProductOp",
-    "exact_terms",
-    "integer_matmul",
-    "largest_difference",
-    "sum_bound",
-    "to_codes",
-]
