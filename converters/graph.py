@@ -182,6 +182,13 @@ class Graph:
         return names
 
 
+def trimmed(inputs: tuple[str, ...]) -> tuple[str, ...]:
+    """`inputs` of an op without the absent ones at the end."""
+    while inputs and not inputs[-1]:
+        inputs = inputs[:-1]
+    return inputs
+
+
 def make(
     graph: Graph,
     cls: type[Op],
@@ -193,9 +200,7 @@ def make(
     """An op and the types of its outputs; see `Graph.add`."""
     bases = [out] if isinstance(out, str) else list(out)
     names = tuple(graph.fresh(base) for base in bases)
-    while inputs and not inputs[-1]:
-        inputs = inputs[:-1]
-    op = cls(inputs=inputs, outputs=names, **fields)
+    op = cls(inputs=trimmed(inputs), outputs=names, **fields)
     return op, dict(
         zip(names, output_types(op, (like,) * len(names), graph.types.__getitem__), strict=True)
     )
@@ -240,7 +245,7 @@ class Rewriter:
         self, op: Op, cls: type[Op], *inputs: str, like: TensorType = FLOAT, **fields: Any
     ) -> bool:
         """Emit a new op in the place of `op`, under the names of its outputs. Returns True, for rules to return."""
-        self.emit(cls(inputs=inputs, outputs=op.outputs, **fields), like)
+        self.emit(cls(inputs=trimmed(inputs), outputs=op.outputs, **fields), like)
         return True
 
     def replace(self, old: str, new: str) -> None:

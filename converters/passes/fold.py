@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from nprt.converters.graph import DERIVED, Graph, Rewriter
+from nprt.converters.graph import DERIVED, Graph, Rewriter, trimmed
 from nprt.ir import Array, Dim, Op, Tensor, TensorType, numel, symbols
 from nprt.ops.add import Add
 from nprt.ops.conv import Conv
@@ -143,6 +143,4 @@ def bias_name(weights: str) -> str:
 
 
 def _with_inputs(layer: Op, *inputs: str) -> Op:
-    while inputs and not inputs[-1]:
-        inputs = inputs[:-1]
-    return dataclasses.replace(layer, inputs=inputs)
+    return dataclasses.replace(layer, inputs=trimmed(inputs))

@@ -230,8 +230,6 @@ def activation_clamp(limits: tuple[float, float], y: TensorType) -> tuple[int, i
 
 def _rebind(rewriter: Rewriter, group: Group, *inputs: str, **changes: Any) -> bool:
     """Emit the integer form of the group's op under the name of the group's result."""
-    while inputs and not inputs[-1]:
-        inputs = inputs[:-1]
     fields = group.op.fields() | {"clamp": group.clamp} | changes
     like = rewriter.graph.types[group.quantize.outputs[0]]
     return rewriter.rebind(group.quantize, type(group.op), *inputs, like=like, **fields)

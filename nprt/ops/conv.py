@@ -72,8 +72,7 @@ class Conv(ProductOp):
             or out_channels % self.groups
         ):
             rules.reject(f"groups={self.groups} does not fit x {x} and w {w}")
-        if w.quant is not None and w.quant.axis not in (None, 0):
-            rules.reject(f"w {w} is quantized along axis {w.quant.axis}; expected 0")
+        rules.require_weight_axis(w, 0)
         self.check_operands(y, x, w, bias, x_zero_point, out_channels)
         out = [
             output_size(*axis)

@@ -67,8 +67,7 @@ class ConvTranspose(ProductOp):
             or out_channels % self.groups
         ):
             rules.reject(f"groups={self.groups} does not fit x {x} and w {w}")
-        if w.quant is not None and w.quant.axis not in (None, 0):
-            rules.reject(f"w {w} is quantized along axis {w.quant.axis}; expected 0")
+        rules.require_weight_axis(w, 0)
         self.check_operands(y, x, w, bias, None, out_channels)
         sizes = [rules.known("a spatial dimension", size) for size in x.shape[1:-1]]
         rules.require_positive("spatial dimensions of x", sizes, rank)

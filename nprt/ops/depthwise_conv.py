@@ -62,8 +62,7 @@ class DepthwiseConv(ProductOp):
         rules.require_taps(kernel)
         if channels < 1 or out_channels < 1 or out_channels % channels:
             rules.reject(f"w {w} does not have a multiple of {channels} channels")
-        if w.quant is not None and w.quant.axis not in (None, rank):
-            rules.reject(f"w {w} is quantized along axis {w.quant.axis}; expected {rank}")
+        rules.require_weight_axis(w, rank)
         self.check_operands(y, x, w, bias, x_zero_point, out_channels)
         out = [
             output_size(*axis)

@@ -39,8 +39,7 @@ class DynamicLinear(Op):
         rules.require_rank("w", w, (2,))
         if not w.is_codes:
             rules.reject(f"w {w} is not an 8-bit quantized tensor")
-        if w.quant is not None and w.quant.axis not in (None, 0):
-            rules.reject(f"w {w} is quantized along axis {w.quant.axis}; expected 0")
+        rules.require_weight_axis(w, 0)
         if x.rank < 1 or x.shape[-1] != w.shape[1]:
             rules.reject(f"the last axis of x {x} is not the {w.shape[1]} in_features of w {w}")
         if bias is not None and (bias.dtype, bias.shape) != ("float32", (w.shape[0],)):

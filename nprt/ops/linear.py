@@ -47,8 +47,7 @@ class Linear(ProductOp):
         rules.require_rank("w", w, (2,))
         if x.rank < 1 or x.shape[-1] != w.shape[1]:
             rules.reject(f"the last axis of x {x} is not the {w.shape[1]} in_features of w {w}")
-        if w.quant is not None and w.quant.axis not in (None, 0):
-            rules.reject(f"w {w} is quantized along axis {w.quant.axis}; expected 0")
+        rules.require_weight_axis(w, 0)
         self.check_operands(y, x, w, bias, x_zero_point, w.shape[0])
         return y.with_shape((*x.shape[:-1], w.shape[0]))
 

@@ -137,6 +137,12 @@ def require_per_tensor(what: str, type: TensorType) -> None:
         raise QuantizationError(f"{what} {type} is quantized per channel; expected per tensor")
 
 
+def require_weight_axis(w: TensorType, axis: int) -> None:
+    """Weights are quantized per tensor or along their output channels, if at all."""
+    if w.quant is not None and w.quant.axis not in (None, axis):
+        raise ModelError(f"w {w} is quantized along axis {w.quant.axis}; expected {axis}")
+
+
 def require_real(what: str, type: TensorType) -> None:
     """float32, or 8-bit codes with one scale and zero point."""
     if not type.is_float:
