@@ -95,9 +95,25 @@ def symmetric_about_zero(low: float, high: float) -> tuple[float, float]:
     return -bound, bound
 
 
-def float32(x: float) -> float:
-    """The float32 nearest to ``x``, ties to even."""
-    return float(np.float32(x))
+def averaged(
+    old: NDArray[np.float64], new: NDArray[np.float64], constant: float
+) -> NDArray[np.float64]:
+    """``old + constant * (new - old)``, elementwise, of float32 values, each step in float32.
+
+    Each operation in float64 on float32 values, rounded to float32, is the float32 one. Where the
+    difference overflows float32, it stays in float64 and only the result is rounded.
+    """
+    change = new - old
+    fits = np.abs(change) <= FLOAT32_MAX
+    step = np.float32(constant) * np.where(fits, change, 0.0).astype(np.float32)
+    total = np.where(fits, old + step.astype(np.float64), old + constant * change)
+    return total.astype(np.float32).astype(np.float64)
+
+
+def check_averaging_constant(constant: float) -> float:
+    if not 0.0 < constant <= 1.0:
+        raise ValueError(f"averaging_constant must be in (0, 1], got {constant}")
+    return constant
 
 
 def check_levels(levels: int) -> int:
@@ -138,7 +154,8 @@ class MovingAverage:
 
     The first batch sets both; then ``average += averaging_constant * (batch - average)``. These are
     the float32 operations of torch's MovingAverageMinMaxObserver in its order, so the bits agree.
-    (Where the difference overflows float32 torch's average becomes infinite; this one does not.)
+    (Where the difference overflows float32 torch's average becomes infinite; this one does not.
+    Where rounding makes the two averages cross torch has no range; here they change places in it.)
     Empty batches are skipped. The range depends on the order and the size of the batches: that is
     the method.
 
@@ -148,10 +165,8 @@ class MovingAverage:
     def __init__(
         self, *, averaging_constant: float = 0.01, levels: int = 256, symmetric: bool = False
     ) -> None:
-        if not 0.0 < averaging_constant <= 1.0:
-            raise ValueError(f"averaging_constant must be in (0, 1], got {averaging_constant}")
         check_levels(levels)
-        self.averaging_constant = averaging_constant
+        self.averaging_constant = check_averaging_constant(averaging_constant)
         self.symmetric = symmetric
         self.average: tuple[float, float] | None = None  # of the minima, of the maxima; float32
 
@@ -162,20 +177,16 @@ class MovingAverage:
         if self.average is None:
             self.average = seen
         else:
-            low, high = self.average
-            self.average = self._step(low, seen[0]), self._step(high, seen[1])
-
-    def _step(self, old: float, new: float) -> float:
-        # Each operation in float64 on float32 values, rounded to float32, is the float32 one.
-        change = new - old
-        if abs(change) > FLOAT32_MAX:
-            return float32(old + self.averaging_constant * change)
-        return float32(old + float32(float32(self.averaging_constant) * float32(change)))
+            old = np.array(self.average, dtype=np.float64)
+            new = np.array(seen, dtype=np.float64)
+            low, high = averaged(old, new, self.averaging_constant).tolist()
+            self.average = low, high
 
     def range(self) -> tuple[float, float]:
         if self.average is None:
             raise nothing_seen()
-        return symmetric_about_zero(*self.average) if self.symmetric else self.average
+        low, high = min(self.average), max(self.average)
+        return symmetric_about_zero(low, high) if self.symmetric else (low, high)
 
 
 class Histogram:
