@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nprt.converters.from_onnx import from_onnx
+from nprt.converters.from_torch import from_torch
 from nprt.converters.quantize import LayerConfig, QuantizationConfig
 
-__all__ = ["LayerConfig", "QuantizationConfig", "from_onnx"]
+__all__ = ["LayerConfig", "QuantizationConfig", "from_onnx", "from_torch"]

@@ -145,7 +145,7 @@ def import_graph(
         before = len(importer.graph.ops)
         try:
             translate(importer, node)
-            importer.label(before, node)
+            importer.label(before, node.name)
             unread = node.unread_attributes()
             if unread:
                 importer.report(node, f"attributes {unread} are not supported")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -24,13 +25,22 @@ from nprt.ir import Model, Origin
 
 log = logging.getLogger("nprt")
 
-NUMERICS = ("auto", "integer", "ort", "ort-int8")
+NUMERICS = ("auto", "integer", "ort", "ort-int8", "torch")
+
+ENGINES = {"ort": "onnxruntime", "torch": "PyTorch"}
 
 
 class Traits(Protocol):
-    """What a front end found out about its source."""
+    """What a front end found out about its source.
+
+    Attributes:
+        quantized: it has int8 operators, or quantize and dequantize; nprt keeps its integers.
+        engine: the numerics of a quantized source, "ort" or "torch".
+        qoperator: its engine has decided already which operators run on codes.
+    """
 
     quantized: bool
+    engine: str
     qoperator: bool
 
 
@@ -45,6 +55,7 @@ def convert(
     config: QuantizationConfig,
     require_integer: bool,
     progress: bool,
+    notes: Sequence[str] = (),
 ) -> Model:
     """Quantize if need be, fuse, and freeze. See `from_onnx` for the arguments and errors."""
     if numerics not in NUMERICS:
@@ -56,12 +67,13 @@ def convert(
             "%s is quantized already; of the configuration only float_edges has an effect", name
         )
     if numerics == "auto":
-        numerics = "ort" if traits.quantized else "integer"
+        numerics = traits.engine if traits.quantized else "integer"
     int8 = numerics == "ort-int8"
-    if traits.quantized and numerics != "integer":
+    follows_ort = numerics in ("ort", "ort-int8")
+    if traits.quantized and follows_ort:
         ort.follow(graph, qoperator=traits.qoperator, int8=int8)
     settle_layout(graph, integer=numerics == "integer")
-    notes: list[str] = []
+    notes = list(notes)
     if not traits.quantized and calibration is not None:
         quantize_static(graph, config, calibration, progress)
     elif not traits.quantized:
@@ -72,14 +84,14 @@ def convert(
                 f"{', '.join(left[:8])}{', ...' if len(left) > 8 else ''}"
             )
             log.warning("%s: %s", name, notes[-1])
-    if not traits.quantized and numerics != "integer":
+    if not traits.quantized and follows_ort:
         ort.decide(graph, int8=int8)
     settle_quantize(graph)
     nearest = fuse(graph, numerics)
     if nearest:
         notes.append(
-            f"{len(nearest)} products are integer that onnxruntime computes in float32, where it may round a code "
-            f"otherwise: {', '.join(nearest[:8])}{', ...' if len(nearest) > 8 else ''}"
+            f"{len(nearest)} products are integer that {ENGINES[traits.engine]} computes in float32, where it may "
+            f"round a code otherwise: {', '.join(nearest[:8])}{', ...' if len(nearest) > 8 else ''}"
         )
     fuse_dynamic(graph)
     finish_layout(graph)

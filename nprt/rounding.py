@@ -6,6 +6,11 @@ one family of these formulas; every op that rounds says in its field `numerics` 
     integer   fixed point, no float between the first quantize and the last dequantize; ties go up
     ort       onnxruntime's quantized kernels on x86: float32 multipliers; ties go to even
     onnx      the ONNX operators themselves: dequantize, the op in float32, quantize; ties go to even
+    fbgemm    PyTorch's engines fbgemm and, for most ops, x86: float32 multipliers, float32 bias; ties go to even
+    onednn    PyTorch's engine onednn, and x86 for most convolutions: the zero point is added before rounding
+    qnnpack   PyTorch's engine qnnpack: float32 multipliers, int32 bias; add in fixed point, ties away from zero
+    torch     `torch.quantize_per_tensor` alone; ties go to even
+    pt2e      PyTorch's `quantized_decomposed` graphs: dequantize, the op in float32, quantize; ties go to even
 
 Shapes: scales and multipliers broadcast against the accumulator, whose last axis holds the channels.
 """
@@ -20,7 +25,7 @@ from numpy.typing import NDArray
 
 Array: TypeAlias = NDArray[Any]
 
-NUMERICS = ("integer", "ort", "onnx")
+NUMERICS = ("integer", "ort", "onnx", "fbgemm", "onednn", "qnnpack", "torch", "pt2e")
 
 
 # --- integer: fixed-point multipliers, ties up -------------------------------------------------------
@@ -156,6 +161,26 @@ class RequantizeInteger:
         return codes
 
 
+# --- float32 arithmetic ----------------------------------------------------------------------------
+
+
+def fma(a: Array, b: Array, c: Array) -> Array:
+    """`a * b + c` of float32 rounded once to float32, as a fused multiply-add instruction does.
+
+    The product is exact in float64. The sum is rounded to float64 towards odd (its error decides the last bit), after
+    which rounding to float32 is as if the exact sum had been rounded.
+    """
+    product = np.float64(a) * np.float64(b)
+    addend = np.asarray(c, np.float64)
+    total = np.asarray(product + addend)
+    back = total - product
+    error = (product - (total - back)) + (addend - back)
+    bits = total.view(np.int64)
+    inexact_even = (error != 0) & (bits & 1 == 0)
+    towards = np.where((error > 0) == (total > 0), 1, -1)
+    return np.where(inexact_even, bits + towards, bits).view(np.float64).astype(np.float32)
+
+
 # --- ort: float32 multipliers, ties to even ----------------------------------------------------------
 
 
@@ -176,27 +201,120 @@ def requantize_ort(
     return np.rint(acc.astype(np.float32) * multiplier) + np.float32(y_zero_point)
 
 
-REQUANTIZE: dict[str, Callable[[Array, Array, Array, Array, Array], Array]] = {
+# --- PyTorch's engines: float32 multipliers, ties to even ---------------------------------------------
+
+
+def requantize_fbgemm(
+    acc: Array,
+    x_scale: Array,
+    w_scale: Array,
+    y_scale: Array,
+    y_zero_point: Array,
+    bias: Array | None = None,
+) -> Array:
+    """Accumulator to codes, not yet clamped, as PyTorch's engine fbgemm: eq. (31).
+
+    Args:
+        acc: int32, without bias.
+        x_scale, w_scale, y_scale: float32, > 0; the bias is added otherwise where w_scale is one for all channels.
+        y_zero_point: integer, added after rounding.
+        bias: float32 (channels,), real numbers.
+
+    Returns:
+        float32 holding integers.
+    """
+    scale = np.float32(x_scale) * np.float32(w_scale)
+    value = acc.astype(np.float32)
+    if bias is not None and np.ndim(w_scale):
+        value = value + bias / scale
+    elif bias is not None:
+        value = fma(bias, np.float32(1) / scale, value)
+    return np.rint(value * (scale / np.float32(y_scale))) + np.float32(y_zero_point)
+
+
+def requantize_qnnpack(
+    acc: Array, x_scale: Array, w_scale: Array, y_scale: Array, y_zero_point: Array
+) -> Array:
+    """Accumulator to codes, not yet clamped, as PyTorch's engine qnnpack: eq. (32).
+
+    Args:
+        acc: int32, the bias of `quantize_bias_qnnpack` included.
+    """
+    scale = np.float32(x_scale) * np.float32(w_scale)
+    multiplier = scale * (np.float32(1) / np.float32(y_scale))
+    return np.rint(acc.astype(np.float32) * multiplier) + np.float32(y_zero_point)
+
+
+def quantize_bias_qnnpack(bias: Array, x_scale: Array, w_scale: Array) -> Array:
+    """A float32 bias as qnnpack quantizes it: eq. (32). float32 holding integers, not yet clamped to int32."""
+    scale = (np.float64(x_scale) * np.float64(w_scale)).astype(np.float32)
+    return np.rint(bias * (np.float32(1) / scale))
+
+
+def twice_inverted(scale: Array) -> Array:
+    """`1 / (1 / scale)` with each quotient rounded to float32: what onednn makes of a scale."""
+    return np.float32(1) / (np.float32(1) / np.float32(scale))
+
+
+def requantize_onednn(
+    acc: Array,
+    x_scale: Array,
+    w_scale: Array,
+    y_scale: Array,
+    y_zero_point: Array,
+    bias: Array | None = None,
+) -> Array:
+    """Accumulator to codes, not yet clamped, as PyTorch's engine onednn in convolutions: eq. (33).
+
+    Args:
+        as `requantize_fbgemm`; the zero point is added before rounding.
+    """
+    value = acc.astype(np.float32) * twice_inverted(x_scale) * np.float32(w_scale)
+    if bias is not None:
+        value = value + bias
+    return np.rint(value * (np.float32(1) / twice_inverted(y_scale)) + np.float32(y_zero_point))
+
+
+def requantize_onednn_linear(
+    acc: Array,
+    x_scale: Array,
+    w_scale: Array,
+    y_scale: Array,
+    y_zero_point: Array,
+    bias: Array | None = None,
+) -> Array:
+    """`requantize_onednn` as in linear layers, where the scales of the weights are inverted twice as well."""
+    return requantize_onednn(acc, x_scale, twice_inverted(w_scale), y_scale, y_zero_point, bias)
+
+
+def requantize_pt2e(
+    acc: Array,
+    x_scale: Array,
+    w_scale: Array,
+    y_scale: Array,
+    y_zero_point: Array,
+    bias: Array | None = None,
+) -> Array:
+    """Accumulator to codes, not yet clamped, as a `quantized_decomposed` graph: eq. (34).
+
+    PyTorch sums float32 products there, in an order that is not specified. This is the exact sum, rounded once.
+    """
+    real = acc.astype(np.float64) * np.float64(x_scale) * np.float64(w_scale)
+    if bias is not None:
+        real = real + bias
+    return quantize_pt2e(real.astype(np.float32), y_scale, y_zero_point)
+
+
+# By numerics. Those of FLOAT_BIAS take the bias by itself, float32; the others find it in the accumulator.
+FLOAT_BIAS = ("fbgemm", "onednn", "pt2e")
+REQUANTIZE: dict[str, Callable[..., Array]] = {
     "integer": requantize_integer,
     "ort": requantize_ort,
+    "fbgemm": requantize_fbgemm,
+    "onednn": requantize_onednn,
+    "qnnpack": requantize_qnnpack,
+    "pt2e": requantize_pt2e,
 }
-
-
-def fma(a: Array, b: Array, c: Array) -> Array:
-    """`a * b + c` of float32 rounded once to float32, as a fused multiply-add instruction does.
-
-    The product is exact in float64. The sum is rounded to float64 towards odd (its error decides the last bit), after
-    which rounding to float32 is as if the exact sum had been rounded.
-    """
-    product = np.float64(a) * np.float64(b)
-    addend = np.asarray(c, np.float64)
-    total = np.asarray(product + addend)
-    back = total - product
-    error = (product - (total - back)) + (addend - back)
-    bits = total.view(np.int64)
-    inexact_even = (error != 0) & (bits & 1 == 0)
-    towards = np.where((error > 0) == (total > 0), 1, -1)
-    return np.where(inexact_even, bits + towards, bits).view(np.float64).astype(np.float32)
 
 
 # --- sums, products and quotients of two codes --------------------------------------------------------
@@ -305,10 +423,79 @@ def div_onnx(a: Array, b: Array, qa: Affine, qb: Affine, qy: Affine) -> Array:
     return quantize(real, *qy)
 
 
-ADD = {"integer": add_integer, "ort": add_ort, "onnx": add_onnx}
-SUB = {"integer": sub_integer, "onnx": sub_onnx}
-MUL = {"integer": mul_integer, "ort": mul_ort, "onnx": mul_onnx}
-DIV = {"integer": div_integer, "onnx": div_onnx}
+def dequantize_fma(codes: Array, scale: Array, zero_point: Array) -> Array:
+    """Codes to float32 as PyTorch's vector kernels: `fma(scale, code, -f32(scale * zero_point))`: eq. (35)."""
+    offset = np.float32(scale) * np.float32(zero_point)
+    return fma(np.float32(scale), codes.astype(np.float32), -offset)
+
+
+def add_fbgemm(a: Array, b: Array, qa: Affine, qb: Affine, qy: Affine) -> Array:
+    """`a + b` as PyTorch's engines fbgemm, x86 and onednn, and qnnpack on int8: eq. (36)."""
+    return quantize_pt2e(dequantize_fma(a, *qa) + dequantize_fma(b, *qb), *qy)
+
+
+def add_qnnpack(a: Array, b: Array, qa: Affine, qb: Affine, qy: Affine) -> Array:
+    """`a + b` as PyTorch's engine qnnpack on uint8 of one shape: eq. (37). Fixed point, ties away from zero; int64."""
+    ratios = [np.float32(q.scale) / np.float32(qy.scale) for q in (qa, qb)]
+    _, exponent = np.frexp(max(ratios))
+    shift = 21 - (int(exponent) - 1)
+    factors = [np.int64(np.rint(np.float64(ratio) * 2.0**shift)) for ratio in ratios]
+    total = sum(
+        (codes.astype(np.int64) - q.zero_point) * factor
+        for codes, q, factor in ((a, qa, factors[0]), (b, qb, factors[1]))
+    )
+    magnitude = (np.abs(total) + (np.int64(1) << (shift - 1))) >> shift
+    return np.sign(total) * magnitude + qy.zero_point
+
+
+def mul_fbgemm(a: Array, b: Array, qa: Affine, qb: Affine, qy: Affine) -> Array:
+    """`a * b` as all of PyTorch's engines: eq. (38)."""
+    product = (a.astype(np.int32) - qa.zero_point) * (b.astype(np.int32) - qb.zero_point)
+    multiplier = (
+        np.float32(qa.scale) * np.float32(qb.scale) * (np.float32(1) / np.float32(qy.scale))
+    )
+    return np.rint(product.astype(np.float32) * multiplier) + np.float32(qy.zero_point)
+
+
+def add_pt2e(a: Array, b: Array, qa: Affine, qb: Affine, qy: Affine) -> Array:
+    """`a + b` in float32 between PT2E's dequantize and quantize: eq. (34)."""
+    return quantize_pt2e(dequantize(a, *qa) + dequantize(b, *qb), *qy)
+
+
+def sub_pt2e(a: Array, b: Array, qa: Affine, qb: Affine, qy: Affine) -> Array:
+    """`a - b` in float32 between PT2E's dequantize and quantize: eq. (34)."""
+    return quantize_pt2e(dequantize(a, *qa) - dequantize(b, *qb), *qy)
+
+
+def mul_pt2e(a: Array, b: Array, qa: Affine, qb: Affine, qy: Affine) -> Array:
+    """`a * b` in float32 between PT2E's dequantize and quantize: eq. (34)."""
+    return quantize_pt2e(dequantize(a, *qa) * dequantize(b, *qb), *qy)
+
+
+def div_pt2e(a: Array, b: Array, qa: Affine, qb: Affine, qy: Affine) -> Array:
+    """`a / b` in float32 between PT2E's dequantize and quantize: eq. (34)."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        real = dequantize(a, *qa) / dequantize(b, *qb)
+    return quantize_pt2e(real, *qy)
+
+
+ADD = {
+    "integer": add_integer,
+    "ort": add_ort,
+    "onnx": add_onnx,
+    "fbgemm": add_fbgemm,
+    "qnnpack": add_qnnpack,
+    "pt2e": add_pt2e,
+}
+SUB = {"integer": sub_integer, "onnx": sub_onnx, "pt2e": sub_pt2e}
+MUL = {
+    "integer": mul_integer,
+    "ort": mul_ort,
+    "onnx": mul_onnx,
+    "fbgemm": mul_fbgemm,
+    "pt2e": mul_pt2e,
+}
+DIV = {"integer": div_integer, "onnx": div_onnx, "pt2e": div_pt2e}
 
 
 # --- between floats and codes ------------------------------------------------------------------------
@@ -325,6 +512,30 @@ def quantize(x: Array, scale: Array, zero_point: Array) -> Array:
     with np.errstate(over="ignore"):
         codes = np.rint(np.asarray(x, np.float32) / np.float32(scale))
     return np.where(np.isnan(codes), -np.float32(np.inf), codes) + np.float32(zero_point)
+
+
+def quantize_torch(x: Array, scale: Array, zero_point: Array) -> Array:
+    """float32 to codes, not yet clamped, as `torch.quantize_per_tensor`: eq. (39).
+
+    `rint(fma(x, f32(1 / scale), zero_point))`: the zero point is added before rounding. NaN becomes the greatest code.
+    """
+    inverse = np.float32(1) / np.float32(scale)
+    with np.errstate(over="ignore", invalid="ignore"):
+        codes = np.rint(fma(np.asarray(x, np.float32), inverse, np.float32(zero_point)))
+    return np.where(np.isnan(codes), np.float32(np.inf), codes)
+
+
+def quantize_pt2e(x: Array, scale: Array, zero_point: Array) -> Array:
+    """float32 to codes, not yet clamped, as `quantized_decomposed.quantize_per_tensor`: eq. (34).
+
+    `rint(f32(x * f32(1 / scale))) + zero_point`. NaN becomes code 0.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        codes = np.rint(np.asarray(x, np.float32) * (np.float32(1) / np.float32(scale)))
+    return np.where(np.isnan(codes), np.float32(0), codes + np.float32(zero_point))
+
+
+QUANTIZE = {"onnx": quantize, "torch": quantize_torch, "pt2e": quantize_pt2e}
 
 
 def dequantize(codes: Array, scale: Array, zero_point: Array) -> Array:

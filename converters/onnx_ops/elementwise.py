@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from nprt.converters.building.composites import softmax_op
 from nprt.converters.graph import FLOAT
 from nprt.converters.onnx_ops.folding import Translate
 from nprt.converters.onnx_ops.importer import Importer, Node
@@ -17,10 +18,6 @@ from nprt.ops.minimum import Minimum
 from nprt.ops.mul import Mul
 from nprt.ops.power import Power
 from nprt.ops.prelu import Prelu
-from nprt.ops.reshape import Reshape
-from nprt.ops.rules import known
-from nprt.ops.softmax import Softmax
-from nprt.ops.transpose import Transpose
 from nprt.ops.unary import Unary
 from nprt.ops.where import Where
 
@@ -175,24 +172,6 @@ def softmax_node(m: Importer, node: Node, log: bool) -> None:
     axis = node.attr("axis", -1 if m.opset >= 13 else 1)
     x = m.value(node.input(0))
     m.bind(node.output, softmax_op(m, x, axis, m.opset >= 13, node.output, log))
-
-
-def softmax_op(m: Importer, x: str, axis: int, one_axis: bool, out: str, log: bool = False) -> str:
-    """Softmax along one axis, or before opset 13 over all axes from `axis` on."""
-    type = m.graph.types[x]
-    axis %= type.rank
-    if one_axis or axis == type.rank - 1:
-        if axis == type.rank - 1:
-            return m.emit(Softmax, x, out=out, axis=axis, log=log)
-        swap = list(range(type.rank))
-        swap[axis], swap[-1] = swap[-1], swap[axis]
-        y = m.emit(Transpose, x, out=f"{out}~last", perm=tuple(swap))
-        y = m.emit(Softmax, y, out=f"{out}~softmax", axis=type.rank - 1, log=log)
-        return m.emit(Transpose, y, out=out, perm=tuple(swap))
-    flat = int(np.prod([known("a softmax dimension", d) for d in type.shape[axis:]]))
-    y = m.emit(Reshape, x, out=f"{out}~flat", like=type.with_shape((*type.shape[:axis], flat)))
-    y = m.emit(Softmax, y, out=f"{out}~softmax", axis=axis, log=log)
-    return m.emit(Reshape, y, out=out, like=type)
 
 
 def cast(m: Importer, node: Node) -> None:

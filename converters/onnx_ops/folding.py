@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from nprt.converters.onnx_ops.importer import Importer, Node, require_numbers
+from nprt.converters.building.builder import require_numbers
+from nprt.converters.onnx_ops.importer import Importer, Node
 from nprt.converters.passes.fold import MAX_FOLDED_ELEMENTS
 from nprt.errors import ModelError, ShapeError
 from nprt.ir import Array, Dim

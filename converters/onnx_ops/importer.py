@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nprt.converters.graph import FLOAT, Graph, make, name_outputs
-from nprt.converters.passes.fold import folded
+from nprt.converters.building.builder import Builder, identifier, require_numbers
+from nprt.converters.graph import name_outputs
 from nprt.errors import ModelError, ShapeError
-from nprt.ir import DTYPES, Array, Dim, Op, QuantParams, Shape, Tensor, TensorType, numel, symbols
+from nprt.ir import DTYPES, Array, Dim, QuantParams, Shape, Tensor, TensorType, symbols
 from nprt.ops.dequantize import Dequantize
 from nprt.ops.gather import Gather
 from nprt.ops.max_pool import MaxPool
@@ -84,22 +84,22 @@ class Traits:
     """What an import found out about its source."""
 
     quantized: bool = False  # has QuantizeLinear, QLinear or integer operators
+    engine: str = "ort"
     qoperator: bool = False  # has QLinear operators
 
 
-class Importer:
+class Importer(Builder):
     """Builds a Graph node by node."""
 
     def __init__(self, opset: int) -> None:
+        super().__init__()
         self.opset = opset
-        self.graph = Graph()
         self.traits = Traits()
         self.known: dict[str, Array] = {}
         self.values: dict[str, str] = {}
         # ONNX values that merge a free dimension with others, as (N * heads, length, width): the graph value, which
         # does not, and for each ONNX axis the graph axes that it stands for.
         self.merged: dict[str, tuple[str, tuple[tuple[int, ...], ...]]] = {}
-        self.problems: list[str] = []
         self._blocked: set[str] = set()
         self._declared: dict[str, str] = {}
 
@@ -153,16 +153,6 @@ class Importer:
         self.problems.append(f"{node.name} ({node.qualified_name}; {shapes}): {what}")
         self.block(node)
 
-    def explain(self, error: Exception) -> str:
-        """What an error says; and what to do, where a free dimension is the cause."""
-        text = str(error)
-        words = set(re.findall(r"\w+", text))
-        for name in self.graph.inputs:
-            shape = self.graph.types[name].shape
-            if isinstance(error, ShapeError) and words.intersection(symbols(shape)):
-                return f"{text}. Fix the shape {list(shape)} of input {name!r} with input_shapes (--shape)"
-        return text
-
     def block(self, node: Node) -> None:
         self._blocked.update(filter(None, node.outputs))
 
@@ -176,11 +166,6 @@ class Importer:
         if name in self.known:
             return f"constant {self.known[name].dtype}{list(self.known[name].shape)}"
         return "unknown"
-
-    def label(self, first: int, node: Node) -> None:
-        """Remember that the ops from `first` on came from `node`."""
-        for op in self.graph.ops[first:]:
-            self.graph.labels.update(dict.fromkeys(op.outputs, frozenset({node.name})))
 
     # --- values ---------------------------------------------------------------------------------------
 
@@ -197,15 +182,6 @@ class Importer:
                 raise ModelError(f"value {name!r} is not defined before it is used")
             self.values[name] = self.constant(self.known[name], name)
         return self.values[name]
-
-    def constant(self, array: Array, base: str, quant: QuantParams | None = None) -> str:
-        """A graph constant. Other floats become float32; symbols cannot become numbers."""
-        require_numbers(array, repr(base))
-        if array.dtype.name in ("float64", "float16", "bfloat16"):
-            array = array.astype(np.float32)
-        if array.dtype.name not in DTYPES:
-            raise ModelError(f"constant {base} has dtype {array.dtype}, which nprt does not have")
-        return self.graph.constant(array, base, quant)
 
     def know(self, name: str, array: Array) -> None:
         """The ONNX value `name` is `array`."""
@@ -248,55 +224,6 @@ class Importer:
         self.values[name] = value
         if value in self.graph.constants and self.graph.types[value].quant is None:
             self.known[name] = self.graph.constants[value]
-
-    def emit(
-        self,
-        cls: type[Op],
-        *inputs: str,
-        out: str | Sequence[str],
-        like: TensorType = FLOAT,
-        **fields: Any,
-    ) -> str:
-        """Append an op, or compute it now if it works on constants; return its (first) output."""
-        op, types = make(self.graph, cls, *inputs, out=out, like=like, **fields)
-        self.graph.types.update(types)
-        value = folded(self.graph, op, types[op.outputs[0]])
-        if value is None:
-            self.graph.ops.append(op)
-        else:
-            self.graph.constants[op.outputs[0]] = value
-        return op.outputs[0]
-
-    # --- layout ---------------------------------------------------------------------------------------
-
-    def channels_last(self, x: str) -> str:
-        """A transpose from (batch, channels, *spatial) to (batch, *spatial, channels)."""
-        rank = self.graph.types[x].rank
-        return self.emit(Transpose, x, out=f"{x}~nhwc", perm=(0, *range(2, rank), 1))
-
-    def channels_first(self, x: str, out: str) -> str:
-        """The way back."""
-        rank = self.graph.types[x].rank
-        return self.emit(Transpose, x, out=out, perm=(0, rank - 1, *range(1, rank - 1)))
-
-    def rearranged(self, w: str, perm: tuple[int, ...], shape: Shape | None = None) -> str:
-        """Weights transposed by `perm`, then reshaped. Constants, dequantized or not, are rearranged here and now."""
-        producer = self.graph.producers().get(w)
-        source = producer.inputs[0] if isinstance(producer, Dequantize) else w
-        if source not in self.graph.constants:
-            y = self.emit(Transpose, w, out=f"{w}~rearranged", perm=perm)
-            if shape is not None:
-                y = self.emit(Reshape, y, out=f"{w}~reshaped", like=FLOAT.with_shape(shape))
-            return y
-        array, quant = self.graph.constants[source].transpose(perm), self.graph.types[source].quant
-        axis = None if quant is None or quant.axis is None else perm.index(quant.axis)
-        if shape is not None:
-            axis = None if axis is None else _axis_after_reshape(array.shape, axis, shape)
-            array = array.reshape([int(dim) for dim in shape])
-        if quant is not None:
-            quant = QuantParams(quant.scale, quant.zero_point, axis)
-        moved = self.graph.constant(array, source, quant)
-        return moved if source == w else self.emit(Dequantize, moved, out=f"{w}~rearranged")
 
     # --- quantization ---------------------------------------------------------------------------------
 
@@ -362,25 +289,6 @@ class Importer:
         return self.emit(Quantize, x, out=out, like=like)
 
 
-def require_numbers(array: Array, what: str) -> Array:
-    """A known value without symbols."""
-    if array.dtype == object:
-        free = sorted({str(item) for item in array.flat if isinstance(item, str)})
-        raise ShapeError(f"{what} depends on the free dimension {', '.join(free)}")
-    return array
-
-
-def _axis_after_reshape(old: Shape, axis: int, new: Shape) -> int:
-    """Where `axis` is after a reshape that leaves it whole."""
-    before = numel(old[:axis])
-    for candidate, size in enumerate(new):
-        if numel(new[:candidate]) == before and size == old[axis]:
-            return candidate
-    raise ModelError(
-        f"weights quantized along axis {axis} of {list(old)} cannot be reshaped to {list(new)}"
-    )
-
-
 def _dims(name: str, dims: Sequence[Any]) -> Iterator[Dim]:
     """The dimensions of a declared shape: integers, and identifiers for what is free."""
     for index, dim in enumerate(dims):
@@ -391,13 +299,8 @@ def _dims(name: str, dims: Sequence[Any]) -> Iterator[Dim]:
             yield (
                 given
                 if given.isidentifier()
-                else ("N" if index == 0 else f"{_identifier(name)}_{index}")
+                else ("N" if index == 0 else f"{identifier(name)}_{index}")
             )
-
-
-def _identifier(name: str) -> str:
-    clean = re.sub(r"\W", "_", name)
-    return clean if clean.isidentifier() else f"_{clean}"
 
 
 def resolve_shape(source: Shape, target: Sequence[Any], allow_zero: bool = False) -> Shape:

@@ -7,13 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from nprt.converters.building.layers import convolution, transposed_convolution
 from nprt.converters.onnx_ops.importer import Importer, Node
 from nprt.errors import ModelError
-from nprt.ir import Dim, Op, TensorType
+from nprt.ir import Dim, TensorType
 from nprt.ops.add import Add
-from nprt.ops.conv import Conv
-from nprt.ops.conv_transpose import ConvTranspose
-from nprt.ops.depthwise_conv import DepthwiseConv
 from nprt.ops.dequantize import Dequantize
 from nprt.ops.linear import Linear
 from nprt.ops.matmul import Matmul
@@ -36,27 +34,16 @@ def conv_op(m: Importer, node: Node, x: str, w: str, bias: str, **fields: object
     x_type, w_type = m.graph.types[x], m.graph.types[w]
     if x_type.rank not in (3, 4, 5) or w_type.rank != x_type.rank:
         raise ModelError(f"x {x_type} and w {w_type} are not a convolution of 1 to 3 spatial axes")
-    rank = x_type.rank - 2
     node.ignore("kernel_shape")
     geometry = window_fields(
         node, [known("a spatial dimension", d) for d in x_type.shape[2:]], w_type.shape[2:]
     )
     if geometry.pop("ceil_mode"):
         raise ModelError("ceil_mode has no meaning for Conv")
-    groups = node.attr("group", 1)
-    channels, out_channels = known("channels", x_type.shape[1]), known("channels", w_type.shape[0])
     del geometry["kernel"]
-    x = m.channels_last(x)
-    if groups == channels and groups > 1 and w_type.shape[1] == 1:
-        w = m.rearranged(w, (*range(2, rank + 2), 1, 0), (*w_type.shape[2:], out_channels))
-        cls: type[Op] = DepthwiseConv
-    else:
-        w = m.rearranged(w, (0, *range(2, rank + 2), 1))
-        cls = Conv
-        geometry["groups"] = groups
-    inputs = (x, w, bias, x_zero_point)
-    y = m.emit(cls, *inputs, out=f"{node.output}~nhwc", like=like, **geometry)
-    m.bind(node.output, m.channels_first(y, node.output))
+    groups, inputs = node.attr("group", 1), (x, w, bias, x_zero_point)
+    y = convolution(m, *inputs, out=node.output, groups=groups, like=like, **geometry)
+    m.bind(node.output, y)
 
 
 def window_fields(node: Node, sizes: list[int], kernel: Sequence[Dim]) -> dict[str, Any]:
@@ -134,31 +121,17 @@ def conv_transpose(m: Importer, node: Node) -> None:
         )
     else:
         padding = list(padding_of(node, sizes, tuple(kernel), stride, dilation))
-    if groups > 1:
-        in_group, out_group = (
-            known("channels", w_type.shape[0]) // groups,
-            known("channels", w_type.shape[1]),
-        )
-        w = m.rearranged(
-            w, tuple(range(rank + 2)), (groups, in_group, out_group, *w_type.shape[2:])
-        )
-        out_first = (0, 2, *range(3, rank + 3), 1)
-        w = m.rearranged(w, out_first, (groups * out_group, *w_type.shape[2:], in_group))
-    else:
-        w = m.rearranged(w, (1, *range(2, rank + 2), 0))
-    y = m.emit(
-        ConvTranspose,
-        m.channels_last(x),
-        w,
-        bias,
-        out=f"{node.output}~nhwc",
+    y = transposed_convolution(
+        m,
+        *(x, w, bias),
+        out=node.output,
+        groups=groups,
         stride=stride,
         dilation=dilation,
         padding=tuple(padding),
         output_padding=extra,
-        groups=groups,
     )
-    m.bind(node.output, m.channels_first(y, node.output))
+    m.bind(node.output, y)
 
 
 def gemm(m: Importer, node: Node) -> None:

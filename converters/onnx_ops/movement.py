@@ -12,9 +12,7 @@ from nprt.ops.concat import Concat
 from nprt.ops.expand import Expand
 from nprt.ops.gather import Gather
 from nprt.ops.pad import Pad
-from nprt.ops.reshape import Reshape
 from nprt.ops.rules import broadcast, known
-from nprt.ops.slice import Slice
 from nprt.ops.transpose import Transpose
 
 
@@ -55,14 +53,6 @@ def dropout(m: Importer, node: Node) -> None:
     identity(m, node)
 
 
-def to_shape(m: Importer, x: str, shape: tuple[Dim, ...], out: str) -> str:
-    """A reshape of a graph value."""
-    type = m.graph.types[x]
-    if type.shape == shape:
-        return x
-    return m.emit(Reshape, x, out=out, like=type.with_shape(shape))
-
-
 def reshape(m: Importer, node: Node) -> None:
     target = m.const(node.input(1), "the shape").tolist()
     name, allow_zero = node.input(0), bool(node.attr("allowzero", 0))
@@ -77,7 +67,7 @@ def reshape(m: Importer, node: Node) -> None:
         )
         return
     dims = resolve_shape(dims, target, allow_zero)
-    m.bind(node.output, to_shape(m, x, dims, node.output))
+    m.bind(node.output, m.to_shape(x, dims, node.output))
 
 
 def flatten(m: Importer, node: Node) -> None:
@@ -91,7 +81,7 @@ def flatten(m: Importer, node: Node) -> None:
         if free and (len(free) > 1 or numel(side) != 1):
             raise ShapeError(f"flattening {list(side)} gives no dimension that has a name")
         sides.append(free[0] if free else numel(side))
-    m.bind(node.output, to_shape(m, x, tuple(sides), node.output))
+    m.bind(node.output, m.to_shape(x, tuple(sides), node.output))
 
 
 def transpose(m: Importer, node: Node) -> None:
@@ -118,7 +108,7 @@ def squeeze(m: Importer, node: Node) -> None:
     if any(dims[axis] != 1 for axis in drop):
         raise ShapeError(f"axes {sorted(drop)} of {list(dims)} are not all of size 1")
     kept = tuple(dim for axis, dim in enumerate(dims) if axis not in drop)
-    m.bind(node.output, to_shape(m, x, kept, node.output))
+    m.bind(node.output, m.to_shape(x, kept, node.output))
 
 
 def unsqueeze(m: Importer, node: Node) -> None:
@@ -128,7 +118,7 @@ def unsqueeze(m: Importer, node: Node) -> None:
     rank = len(dims) + len(axes)
     for axis in sorted(axis % rank for axis in axes):
         dims.insert(axis, 1)
-    m.bind(node.output, to_shape(m, x, tuple(dims), node.output))
+    m.bind(node.output, m.to_shape(x, tuple(dims), node.output))
 
 
 def concat(m: Importer, node: Node) -> None:
@@ -154,16 +144,8 @@ def split(m: Importer, node: Node) -> None:
     start = 0
     for name, length in zip(node.outputs, sizes, strict=True):
         if name:
-            m.bind(name, sliced(m, x, {axis: (start, start + length, 1)}, name))
+            m.bind(name, m.sliced(x, {axis: (start, start + length, 1)}, name))
         start += length
-
-
-def sliced(m: Importer, x: str, ranges: dict[int, tuple[int, int | None, int]], out: str) -> str:
-    """x cut along some axes to (start, stop, step)."""
-    rank = m.graph.types[x].rank
-    bounds = [ranges.get(axis, (0, None, 1)) for axis in range(rank)]
-    starts, stops, steps = zip(*bounds, strict=True)
-    return m.emit(Slice, x, out=out, like=m.graph.types[x], starts=starts, stops=stops, steps=steps)
 
 
 def slice_(m: Importer, node: Node) -> None:
@@ -191,7 +173,7 @@ def slice_(m: Importer, node: Node) -> None:
                 else _backward(start, end, step, size)
             )
             ranges[axis] = (first, None if step < 0 and stop < 0 else stop, step)
-    m.bind(node.output, sliced(m, x, ranges, node.output))
+    m.bind(node.output, m.sliced(x, ranges, node.output))
 
 
 def _backward(start: int, end: int, step: int, size: int) -> tuple[int, int, int]:
@@ -247,9 +229,9 @@ def gather(m: Importer, node: Node) -> None:
             )
         if indices.ndim == 0 and isinstance(size, int):
             at = int(indices) % size
-            y = sliced(m, x, {axis: (at, at + 1, 1)}, f"{node.output}~slice")
+            y = m.sliced(x, {axis: (at, at + 1, 1)}, f"{node.output}~slice")
             dims = m.graph.types[y].shape
-            m.bind(node.output, to_shape(m, y, dims[:axis] + dims[axis + 1 :], node.output))
+            m.bind(node.output, m.to_shape(y, dims[:axis] + dims[axis + 1 :], node.output))
             return
     y = m.emit(Gather, x, m.value(node.input(1)), out=node.output, like=m.graph.types[x], axis=axis)
     m.bind(node.output, y)
@@ -276,10 +258,10 @@ def tile(m: Importer, node: Node) -> None:
             known("a repeated dimension", type.shape[axis]),
             type.shape[axis + 1 :],
         )
-        y = to_shape(m, y, (*before, 1, size, *after), f"{node.output}~split")
+        y = m.to_shape(y, (*before, 1, size, *after), f"{node.output}~split")
         repeated = type.with_shape((*before, count, size, *after))
         y = m.emit(Expand, y, out=f"{node.output}~repeated", like=repeated)
-        y = to_shape(m, y, (*before, count * size, *after), f"{node.output}~{axis}")
+        y = m.to_shape(y, (*before, count * size, *after), f"{node.output}~{axis}")
     m.bind(node.output, y)
 
 
@@ -290,10 +272,10 @@ def depth_to_space(m: Importer, node: Node) -> None:
     block = node.attr("blocksize")
     crd = node.attr("mode", "DCR") == "CRD"
     split = (c // block**2, block, block) if crd else (block, block, c // block**2)
-    y = to_shape(m, x, (n, *split, h, w), f"{node.output}~split")
+    y = m.to_shape(x, (n, *split, h, w), f"{node.output}~split")
     perm = (0, 1, 4, 2, 5, 3) if crd else (0, 3, 4, 1, 5, 2)
     y = m.emit(Transpose, y, out=f"{node.output}~swap", perm=perm)
-    m.bind(node.output, to_shape(m, y, (n, c // block**2, h * block, w * block), node.output))
+    m.bind(node.output, m.to_shape(y, (n, c // block**2, h * block, w * block), node.output))
 
 
 def space_to_depth(m: Importer, node: Node) -> None:
@@ -304,7 +286,7 @@ def space_to_depth(m: Importer, node: Node) -> None:
     crd = node.attr("mode", "DCR") == "CRD"
     if block < 1 or h % block or w % block:
         raise ShapeError(f"{h} x {w} is not made of blocks of {block}")
-    y = to_shape(m, x, (n, c, h // block, block, w // block, block), f"{node.output}~split")
+    y = m.to_shape(x, (n, c, h // block, block, w // block, block), f"{node.output}~split")
     perm = (0, 1, 3, 5, 2, 4) if crd else (0, 3, 5, 1, 2, 4)
     y = m.emit(Transpose, y, out=f"{node.output}~swap", perm=perm)
-    m.bind(node.output, to_shape(m, y, (n, c * block**2, h // block, w // block), node.output))
+    m.bind(node.output, m.to_shape(y, (n, c * block**2, h // block, w // block), node.output))

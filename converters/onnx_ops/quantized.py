@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from nprt.converters.onnx_ops import elementwise, layers, pooling
+from nprt.converters.building.composites import softmax_op
+from nprt.converters.onnx_ops import layers, pooling
 from nprt.converters.onnx_ops.importer import Importer, Node
 from nprt.errors import ModelError
 from nprt.ir import Op, QuantParams, TensorType
@@ -197,7 +198,7 @@ def qlinear_unary(function: str, **attributes: float):  # type: ignore[no-untype
 def qlinear_softmax(m: Importer, node: Node) -> None:
     x = m.dequantized(triple(node, 0))
     one_axis = node.attr("opset") >= 13
-    y = elementwise.softmax_op(m, x, node.attr("axis", -1), one_axis, f"{node.output}~real")
+    y = softmax_op(m, x, node.attr("axis", -1), one_axis, f"{node.output}~real")
     finish(m, node, y, node.input(3), node.input(4))
 
 

@@ -21,6 +21,7 @@ from nprt.ir import Array, Op, QuantParams, Tensor, TensorType
 from nprt.ops.add import Add
 from nprt.ops.argmax import Argmax
 from nprt.ops.average_pool import AveragePool
+from nprt.ops.binary import BinaryOp
 from nprt.ops.concat import Concat
 from nprt.ops.conv import Conv
 from nprt.ops.conv_transpose import ConvTranspose
@@ -35,12 +36,13 @@ from nprt.ops.matmul import Matmul
 from nprt.ops.max_pool import MaxPool
 from nprt.ops.mul import Mul
 from nprt.ops.pad import Pad
+from nprt.ops.products import ProductOp
 from nprt.ops.quantize import Quantize, to_codes
 from nprt.ops.reduce_mean import ReduceMean
 from nprt.ops.reshape import Reshape
 from nprt.ops.resize import Resize
 from nprt.ops.slice import Slice
-from nprt.ops.softmax import Softmax
+from nprt.ops.softmax import TABLE_DTYPES, Softmax
 from nprt.ops.sub import Sub
 from nprt.ops.transpose import Transpose
 from nprt.ops.unary import Unary
@@ -127,7 +129,11 @@ def _quantize_first(rewriter: Rewriter, op: Op) -> bool:
         return False
     like = rewriter.graph.types[op.outputs[0]]
     codes = rewriter.add(
-        Quantize, move.inputs[0], out=f"{op.outputs[0]}~before", like=like.with_shape(())
+        Quantize,
+        move.inputs[0],
+        out=f"{op.outputs[0]}~before",
+        like=like.with_shape(()),
+        **op.fields(),
     )
     return rewriter.rebind(
         op,
@@ -156,7 +162,7 @@ class Group:
     """dequantize -> op -> (relu or clip) -> quantize."""
 
     op: Op
-    quantize: Op
+    quantize: Quantize
     clamp: tuple[int, int] | None
 
 
@@ -166,7 +172,7 @@ def fuse(graph: Graph, numerics: str) -> list[str]:
     Args:
         graph: settled.
         numerics: `integer`, or that of an engine. The ops that the engine runs on codes have its numerics already. The
-            others it computes in float32, which is numerics `onnx`.
+            others it computes in float32, which is the numerics of their quantize: `onnx` or `pt2e`.
 
     Returns:
         The results of products that the engine computes in float32. Such a sum has no exact integer form; they follow
@@ -188,7 +194,7 @@ def fuse(graph: Graph, numerics: str) -> list[str]:
         decided = getattr(group.op, "numerics", "integer")
         if decided != "integer":
             return fused(rewriter, group, decided)
-        done = fused(rewriter, group, "onnx")
+        done = fused(rewriter, group, group.quantize.numerics)
         if done and isinstance(group.op, PRODUCTS):
             nearest.extend(op.outputs)
         return done
@@ -240,8 +246,15 @@ def _layer(rewriter: Rewriter, group: Group, numerics: str) -> bool:
     if operands is None:
         return False
     x, w, bias = operands
-    codes = int32_bias(rewriter, bias, x, w, numerics, isinstance(group.op, Linear)) if bias else ""
     numerics = "ort" if numerics == "onnx" else numerics
+    assert isinstance(group.op, ProductOp)
+    if numerics not in group.op.REQUANTIZE:
+        return False
+    codes: str | None = ""
+    if bias and numerics in rounding.FLOAT_BIAS:
+        codes = bias if rewriter.is_constant(bias) else None
+    elif bias:
+        codes = int32_bias(rewriter, bias, x, w, numerics, isinstance(group.op, Linear))
     return codes is not None and _rebind(rewriter, group, x, w, codes, numerics=numerics)
 
 
@@ -285,7 +298,10 @@ def int32_bias(
         real = graph.constants[name]
     else:
         return None
-    codes = np.rint(real.astype(np.float32) / scale)
+    if numerics == "qnnpack":
+        codes = rounding.quantize_bias_qnnpack(real, types[x].scale, types[w].scale)
+    else:
+        codes = np.rint(real.astype(np.float32) / scale)
     if np.any(np.abs(codes) >= 2.0**31):
         return None
     return graph.constant(codes.astype(np.int32), f"{name}~int32")
@@ -297,6 +313,9 @@ def _binary(rewriter: Rewriter, group: Group, numerics: str) -> bool:
         return numerics == "integer" and _affine(rewriter, group)
     if numerics == "ort" and isinstance(group.op, Sub | Div):
         numerics = "onnx"
+    assert isinstance(group.op, BinaryOp)
+    if numerics not in group.op.FORMULAS:
+        return False
     if numerics == "ort" and _added_last(rewriter.graph.types[a], rewriter.graph.types[b]):
         a, b = b, a
     return _rebind(rewriter, group, a, b, numerics=numerics)
@@ -379,12 +398,16 @@ def _added_last(a: TensorType, b: TensorType) -> bool:
 
 def _average_pool(rewriter: Rewriter, group: Group, numerics: str) -> bool:
     x = _source(rewriter, group.op.inputs[0])
-    return x is not None and numerics != "onnx" and _rebind(rewriter, group, x, numerics=numerics)
+    return (
+        x is not None
+        and numerics in rounding.MEAN
+        and _rebind(rewriter, group, x, numerics=numerics)
+    )
 
 
 def _global_average_pool(rewriter: Rewriter, group: Group, numerics: str) -> bool:
     x = _source(rewriter, group.op.inputs[0])
-    if x is None or group.clamp is not None or numerics == "onnx":
+    if x is None or group.clamp is not None or numerics not in rounding.MEAN:
         return False
     like = rewriter.graph.types[group.quantize.outputs[0]]
     fields = group.op.fields() | {"numerics": numerics}
@@ -436,13 +459,14 @@ def _concat(rewriter: Rewriter, group: Group, numerics: str) -> bool:
             continue
         like = replace(out, shape=type.shape)
         if rewriter.is_constant(source):
-            codes = to_codes(Tensor(type, rewriter.graph.constants[source]).real(), like)
+            real_codes = Tensor(type, rewriter.graph.constants[source]).real()
+            codes = to_codes(real_codes, like, group.quantize.numerics)
             parts.append(rewriter.graph.constant(codes, f"{source}~rescaled", out.quant))
             continue
         real = rewriter.add(Dequantize, source, out=f"{source}~real")
         name = rewriter.graph.fresh(f"{source}~rescaled")
         rewriter.graph.types[name] = like
-        tabulate(rewriter, Quantize(inputs=(real,), outputs=(name,)))
+        tabulate(rewriter, replace(group.quantize, inputs=(real,), outputs=(name,)))
         parts.append(name)
     assert isinstance(group.op, Concat)
     return rewriter.rebind(group.quantize, Concat, *parts, like=out, axis=group.op.axis)
@@ -454,7 +478,7 @@ def _softmax(rewriter: Rewriter, group: Group, numerics: str) -> bool:
         return False
     graph, out = rewriter.graph, rewriter.graph.types[group.quantize.outputs[0]]
     assert isinstance(group.op, Softmax)
-    if numerics == "onnx" or group.op.log:
+    if numerics not in TABLE_DTYPES or group.op.log:
         return False
     if numerics == "ort":
         if group.clamp is not None:

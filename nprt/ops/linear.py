@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from nprt import rounding
 from nprt.ir import Array, Tensor, TensorType, difference, numel
 from nprt.ops import rules
 from nprt.ops.blocks import blocks
@@ -35,6 +36,7 @@ class Linear(ProductOp):
 
     name = "linear"
     INPUTS = ("x", "w", "bias?", "x_zero_point?")
+    REQUANTIZE = rounding.REQUANTIZE | {"onednn": rounding.requantize_onednn_linear}
 
     def type_rule(
         self,

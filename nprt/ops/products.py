@@ -2,7 +2,8 @@
 
 An op of this kind comes in three forms, told apart by its types:
 
-    8-bit codes in, 8-bit codes out     int32 sum + int32 bias, requantized, clamped
+    8-bit codes in, 8-bit codes out     int32 sum + int32 bias, requantized, clamped; with the numerics of
+                                        `rounding.FLOAT_BIAS` the bias is float32 and part of the requantization
     8-bit codes in, int32 out           the int32 sum itself; the zero point of x may be known only at run time
     float32 in, float32 out             float32 throughout (a float island)
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
@@ -71,6 +72,8 @@ class ProductOp(Op):
         numerics: which formula turns sums into codes; see `docs/quantization.md`.
     """
 
+    REQUANTIZE: ClassVar[dict[str, Callable[..., Array]]] = rounding.REQUANTIZE
+
     clamp: tuple[int, int] | None = None
     numerics: str = "integer"
 
@@ -93,7 +96,7 @@ class ProductOp(Op):
             rules.require_dtype("x", x, "int8", "uint8")
             rules.require_dtype("w", w, "int8", "uint8")
         else:
-            if self.numerics not in rounding.REQUANTIZE:
+            if self.numerics not in self.REQUANTIZE:
                 rules.reject(f"numerics {self.numerics!r} has no {self.name}")
             rules.require_codes("x", x)
             rules.require_codes("y", y)
@@ -101,7 +104,8 @@ class ProductOp(Op):
                 rules.reject(f"w {w} is not an 8-bit quantized tensor")
             rules.require_multiplier([x.scale, w.scale], [y.scale])
         if bias is not None:
-            rules.require_dtype("bias", bias, "float32" if x.is_float else "int32")
+            real = x.is_float or (y.is_codes and self.numerics in rounding.FLOAT_BIAS)
+            rules.require_dtype("bias", bias, "float32" if real else "int32")
             if bias.shape != (channels,):
                 rules.reject(f"bias {bias} does not have shape [{channels}]")
         if x_zero_point is not None:
@@ -140,7 +144,9 @@ class ProductOp(Op):
         if self.numerics == "integer":
             rows, channels = numel(y.shape[:-1]), int(y.shape[-1])
             return rounding.RequantizeInteger(added, scales, rows, channels, clamp, y.numpy)
-        formula = rounding.REQUANTIZE[self.numerics]
+        formula = self.REQUANTIZE[self.numerics]
+        if self.numerics in rounding.FLOAT_BIAS:
+            return lambda acc: to_codes(formula, with_bias(acc, None), (*scales, added), y, clamp)
         return lambda acc: to_codes(formula, with_bias(acc, added), scales, y, clamp)
 
 
@@ -153,7 +159,7 @@ def with_bias(acc: Array, bias: Array | None) -> Array:
 def to_codes(
     formula: Callable[..., Array],
     acc: Array,
-    scales: tuple[Array, ...],
+    scales: tuple[Array | None, ...],
     y: TensorType,
     clamp: tuple[int, int],
 ) -> Array:
@@ -195,7 +201,9 @@ def sum_bound(
     """
     x_max = largest_difference(x, unknown_zero_point=unknown_zero_point)
     added = np.zeros((), np.int64)
-    if isinstance(bias, Tensor):
+    if bias is not None and bias.is_float:
+        pass  # it is added to the finished sum, in float32
+    elif isinstance(bias, Tensor):
         added = np.abs(bias.data.astype(np.int64))
     elif bias is not None:
         raise AccumulatorError("an int32 bias must be a constant, so that the sum can be bounded")

@@ -126,4 +126,17 @@ CASES = [
         clamp=(-128, 127),
         bench=True,
     ),
+    *[
+        case(
+            f"{numerics}_{dtype}_{shape.count(',')}",
+            Add,
+            f"{dtype}[N,{shape}]*0.0217{zero}",
+            f"{dtype}[N,{other}]*0.0134{zero}",
+            y=f"{dtype}*0.031{zero}",
+            numerics=numerics,
+        )
+        for numerics in ("fbgemm", "qnnpack", "pt2e")
+        for dtype, zero in (("u8", "+117"), ("i8", "-7"))
+        for shape, other in (("67", "67"), ("3,129,256", "3,129,256"))
+    ],
 ]

@@ -462,4 +462,29 @@ CASES = [
             ),
         )
     ],
+    *[
+        case(
+            f"{numerics}_{bias or 'no_bias'}_{'per_channel' if '..' in w else 'per_tensor'}",
+            Conv,
+            "u8[N,6,5,8]*0.0217+131",
+            f"const i8[7,3,3,8]{w}",
+            *((f"const {bias}[7]",) if bias else ()),
+            y="u8*0.31+117",
+            stride=(1, 1),
+            dilation=(1, 1),
+            padding=((1, 1), (1, 1)),
+            numerics=numerics,
+        )
+        for numerics, bias in (
+            ("fbgemm", "f32"),
+            ("onednn", "f32"),
+            ("pt2e", "f32"),
+            ("qnnpack", "i32"),
+            ("fbgemm", ""),
+            ("onednn", ""),
+            ("pt2e", ""),
+            ("qnnpack", ""),
+        )
+        for w in ("*0.004..0.009/0", "*0.0073+0")
+    ],
 ]

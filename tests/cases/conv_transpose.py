@@ -181,4 +181,25 @@ CASES = [
         bench=True,
         **sliding(2, stride=2, padding=1, output_padding=(0, 0)),
     ),
+    *[
+        case(
+            f"{numerics}",
+            ConvTranspose,
+            "u8[N,4,5,6]*0.0217+131",
+            "const i8[7,3,3,6]*0.0073+0",
+            f"const {bias}[7]",
+            y="u8*0.31+117",
+            stride=(2, 1),
+            dilation=(1, 1),
+            padding=((1, 1), (1, 0)),
+            output_padding=(1, 0),
+            numerics=numerics,
+        )
+        for numerics, bias in (
+            ("fbgemm", "f32"),
+            ("onednn", "f32"),
+            ("pt2e", "f32"),
+            ("qnnpack", "i32"),
+        )
+    ],
 ]

@@ -250,4 +250,24 @@ CASES = [
             ("ds_cnn", "i8", "-128", "25,5,64", "3,3,64", 1, None, "integer"),
         )
     ],
+    *[
+        case(
+            f"{numerics}",
+            DepthwiseConv,
+            "u8[N,6,5,8]*0.0217+131",
+            "const i8[3,3,8]*0.004..0.009/2",
+            f"const {bias}[8]",
+            y="u8*0.31+117",
+            stride=(1, 1),
+            dilation=(1, 1),
+            padding=((1, 1), (1, 1)),
+            numerics=numerics,
+        )
+        for numerics, bias in (
+            ("fbgemm", "f32"),
+            ("onednn", "f32"),
+            ("pt2e", "f32"),
+            ("qnnpack", "i32"),
+        )
+    ],
 ]

@@ -192,4 +192,26 @@ CASES = [
             ("transformer_down", "i8", "32,1536", 1536, 384, False, "integer"),
         )
     ],
+    *[
+        case(
+            f"{numerics}_{bias or 'no_bias'}_{'per_channel' if '..' in w else 'per_tensor'}",
+            Linear,
+            "u8[N,33]*0.0217+131",
+            f"const i8[7,33]{w}",
+            *((f"const {bias}[7]",) if bias else ()),
+            y="u8*0.31+117",
+            numerics=numerics,
+        )
+        for numerics, bias in (
+            ("fbgemm", "f32"),
+            ("onednn", "f32"),
+            ("pt2e", "f32"),
+            ("qnnpack", "i32"),
+            ("fbgemm", ""),
+            ("onednn", ""),
+            ("pt2e", ""),
+            ("qnnpack", ""),
+        )
+        for w in ("*0.004..0.009/0", "*0.0073+0")
+    ],
 ]

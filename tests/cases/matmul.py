@@ -125,4 +125,15 @@ CASES = [
         y="i8*0.2-7",
         bench=True,
     ),
+    *[
+        case(
+            numerics,
+            Matmul,
+            "u8[N,3,17]*0.0217+131",
+            "u8[N,17,5]*0.013+119",
+            y="u8*0.031+117",
+            numerics=numerics,
+        )
+        for numerics in ("fbgemm", "onednn", "qnnpack", "pt2e")
+    ],
 ]

@@ -28,4 +28,21 @@ CASES = [
     case("fixed_batch", Quantize, "f32[2,3]", y="i8*0.02-5"),
     case("free_length", Quantize, "f32[N,T]", y="i8*0.02-5"),
     case("image", Quantize, "f32[N,3,224,224]", y="i8*0.0217-5", bench=True),
+    *[
+        case(
+            f"{numerics}_{y}_{name}",
+            Quantize,
+            f"f32[N,{x}",
+            y=f"{y}*{scale}{zero:+d}",
+            numerics=numerics,
+        )
+        for numerics in ("torch", "pt2e")
+        for y, zero in (("i8", 3), ("u8", 131))
+        for name, x, scale in (
+            ("usual", "7,33]", 0.0217),
+            ("wild", "7,33] wild", 0.0217),
+            ("ties", "7,65] step 0.25", 0.5),
+            ("near_ties", "7,65] step 0.01085", 0.0217),
+        )
+    ],
 ]

@@ -1,0 +1,213 @@
+"""A torch module -> graph -> Model. The operators are in `torch_ops`, one table from name to a function."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from nprt.converters.pipeline import convert
+from nprt.converters.quantize import QuantizationConfig
+from nprt.errors import BackendUnavailableError, InputError, ModelError, UnsupportedOpError
+from nprt.ir import Array, Model, Origin
+from nprt.version import __version__
+
+if TYPE_CHECKING:
+    from nprt.converters.torch_ops.importer import Importer
+    from nprt.converters.torch_ops.recorder import Recording
+
+log = logging.getLogger("nprt")
+
+ENGINES = ("fbgemm", "x86", "onednn", "qnnpack")
+
+
+def from_torch(
+    module: Any,
+    example_inputs: Any,
+    *,
+    calibration: Iterable[Mapping[str, Array]] | Mapping[str, Array] | None = None,
+    numerics: str = "auto",
+    config: QuantizationConfig | None = None,
+    engine: str | None = None,
+    batch_axis: int | None = 0,
+    require_integer: bool = False,
+    progress: bool = False,
+) -> Model:
+    """Convert a torch module to int8.
+
+    Args:
+        module: an `nn.Module` in float, or quantized by eager mode, FX or PT2E; an ExportedProgram; a TorchScript
+            module; or the path of a `.pt2` file that `torch.export.save` wrote. Modules run in eval mode.
+        example_inputs: a tensor, a tuple of them, or a dict of keyword arguments. The module runs on them.
+        calibration: for a float module, as in `from_onnx`; the names are those of `forward`'s parameters.
+        numerics: "torch", as the engine computes; "integer", fixed point; "auto": "torch" for a quantized module,
+            "integer" for a float one.
+        config: how a float module is quantized; see `QuantizationConfig`.
+        engine: "fbgemm", "x86", "onednn" or "qnnpack", for which the int8 modules were made. By default torch's current
+            one, `torch.backends.quantized.engine`.
+        batch_axis: the axis of every input along which the samples lie. It stays free if the module works with any
+            number of samples; None, or a module that does not, fixes the shapes.
+        require_integer: refuse a model that keeps float ops between its first quantize and its last dequantize.
+        progress: show a progress bar while calibrating.
+
+    Returns:
+        A checked Model.
+
+    Raises:
+        UnsupportedOpError: lists every operator that cannot be converted, with the module and the line it is from.
+        BackendUnavailableError: torch is not installed.
+        ModelError: the model breaks a rule of the op list.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise BackendUnavailableError(
+            "converting torch modules needs torch: pip install 'nprt[torch]'"
+        ) from error
+    if numerics not in ("auto", "torch", "integer"):
+        raise ValueError(f"numerics {numerics!r} is not one of auto, torch, integer")
+    module, name = load(module)
+    engine = engine or torch.backends.quantized.engine
+    if engine not in ENGINES:
+        raise ValueError(f"engine {engine!r} is not one of {', '.join(ENGINES)}")
+    args, kwargs = call_of(example_inputs)
+    recording, notes = record_batches(module, args, kwargs, batch_axis)
+    integer = numerics == "integer"
+    try:
+        importer = import_recording(recording, name, engine, integer=integer)
+    except UnsupportedOpError:
+        importer, notes = import_fixed(recording, (module, args, kwargs), name, engine, integer)
+    if numerics == "torch" and not importer.traits.quantized:
+        raise ValueError(
+            f"{name} is not quantized, so torch has no int8 numerics for it; use integer"
+        )
+    origin = Origin(
+        producer=f"nprt {__version__}",
+        framework=f"torch {torch.__version__}",
+        engine=f"torch {engine}" if importer.traits.quantized else "",
+    )
+    return convert(
+        importer.graph,
+        name,
+        origin,
+        importer.traits,
+        calibration=calibration,
+        numerics=numerics,
+        config=config or QuantizationConfig(),
+        require_integer=require_integer,
+        progress=progress,
+        notes=[*notes, *importer.notes],
+    )
+
+
+def import_fixed(
+    free: Recording, call: tuple[Any, ...], name: str, engine: str, integer: bool
+) -> tuple[Importer, list[str]]:
+    """A second attempt, with the batch of the example, for operators that need to know it.
+
+    Raises UnsupportedOpError if that is not what was wrong.
+    """
+    if not any(isinstance(dim, str) for value in free.values for dim in value.shape):
+        raise
+    fixed, _ = record_batches(*call, None)
+    importer = import_recording(fixed, name, engine, integer=integer)
+    size = next(iter(importer.graph.inputs), "")
+    notes = [f"the batch is fixed, {importer.graph.types[size]}: an operator needs to know it"]
+    log.warning("%s: %s", name, notes[0])
+    return importer, notes
+
+
+def load(source: Any) -> tuple[Any, str]:
+    """The module behind what a user gives, and a name for messages."""
+    import torch
+
+    if isinstance(source, str | os.PathLike):
+        path = os.fspath(source)
+        source = torch.export.load(path)
+        return source.module(), path
+    if isinstance(source, torch.export.ExportedProgram):
+        return source.module(), "<ExportedProgram>"
+    if not callable(source):
+        raise InputError(f"{type(source).__name__} is not a torch module")
+    return source, type(source).__name__
+
+
+def call_of(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments from what a user gives."""
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    if isinstance(example_inputs, tuple | list):
+        return tuple(example_inputs), {}
+    return (example_inputs,), {}
+
+
+def record_batches(
+    module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], batch_axis: int | None
+) -> tuple[Recording, list[str]]:
+    """The module's operators, for any batch if that is possible; and a note that says why, if not."""
+    import torch
+
+    from nprt.converters.torch_ops import recorder
+
+    first = recorder.record(module, args, kwargs)
+    tensors = recorder.tensors_of((args, kwargs))
+    if batch_axis is None or not tensors or tensors[0].ndim <= batch_axis:
+        return first, []
+    size = tensors[0].shape[batch_axis]
+
+    def grown(item: Any) -> Any:
+        if (
+            isinstance(item, torch.Tensor)
+            and item.ndim > batch_axis
+            and item.shape[batch_axis] == size
+        ):
+            return recorder.with_one_more(item, batch_axis)
+        return item
+
+    more_args, more_kwargs = recorder.mapped(grown, args), recorder.mapped(grown, kwargs)
+    try:
+        second = recorder.record(module, more_args, more_kwargs)
+        return recorder.free_batch(first, second, (size, size + 1)), []
+    except recorder.Differs as difference:
+        why = str(difference)
+    except Exception as error:  # whatever the module raises where it is not made for another batch
+        why = recorder.one_line(error)
+    note = f"the batch is fixed at {size}: {why}"
+    log.warning("%s", note)
+    return first, [note]
+
+
+def import_recording(recording: Recording, name: str, engine: str, *, integer: bool) -> Importer:
+    """Translate every call. Raises UnsupportedOpError with all that could not be."""
+    from nprt.converters.torch_ops.importer import Importer
+    from nprt.converters.torch_ops.table import TRANSLATIONS
+
+    importer = Importer(recording, engine, integer=integer)
+    importer.problems += dict.fromkeys(recording.problems)
+    for call in recording.calls:
+        namespace, _, operator = call.op.partition(".")
+        plain = operator if operator.startswith("__") else operator.rstrip("_")
+        translate = TRANSLATIONS.get(f"{namespace}.{plain}")
+        if importer.is_blocked(call):
+            importer.block(call)
+            continue
+        if translate is None:
+            importer.report(
+                call, "this operator is not supported; replace it, or cut the model before it"
+            )
+            continue
+        before = len(importer.graph.ops)
+        try:
+            translate(importer, call)
+            importer.label(before, call.place.module or importer.out(call))
+        except (ModelError, NotImplementedError) as error:
+            importer.report(call, importer.explain(error))
+        except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+            importer.report(
+                call, f"its arguments are not understood ({type(error).__name__}: {error})"
+            )
+    if importer.problems:
+        raise UnsupportedOpError(name, importer.problems)
+    importer.bind_outputs()
+    return importer

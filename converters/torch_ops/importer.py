@@ -1,0 +1,325 @@
+"""The state of a torch import: which recorded value is which graph value.
+
+A quantized tensor is a graph value of codes. An operator on codes is written as everywhere in the converters: float32
+between `dequantize` and `quantize`, with the engine's numerics in its op, for the passes to fuse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from nprt.converters.building.builder import Builder
+from nprt.converters.graph import DERIVED, name_outputs
+from nprt.converters.torch_ops.recorder import BATCH, Call, Known, Recording, Ref, Value
+from nprt.errors import ModelError, QuantizationError, ShapeError
+from nprt.ir import Array, Dim, QuantParams, Shape, TensorType
+from nprt.ops.dequantize import Dequantize
+from nprt.ops.expand import Expand
+from nprt.ops.quantize import Quantize
+
+DTYPES = {
+    torch.float32: "float32",
+    torch.quint8: "uint8",
+    torch.qint8: "int8",
+    torch.qint32: "int32",
+    torch.uint8: "uint8",
+    torch.int8: "int8",
+    torch.int16: "int16",
+    torch.int32: "int32",
+    torch.int64: "int64",
+    torch.bool: "bool",
+}
+
+
+@dataclass
+class Traits:
+    """What an import found out about its source."""
+
+    quantized: bool = False  # has int8 kernels, or quantize and dequantize
+    engine: str = "torch"
+    qoperator: bool = True  # each op has the numerics of the kernel that ran
+
+
+class Importer(Builder):
+    """Builds a Graph call by call."""
+
+    def __init__(self, recording: Recording, engine: str, *, integer: bool) -> None:
+        """
+        Args:
+            engine: of torch's, for what does not say itself which one it is for.
+            integer: ops on codes shall be fixed point, whatever the engine does.
+        """
+        super().__init__()
+        self.recording = recording
+        self.engine = engine
+        self.integer = integer
+        self.traits = Traits()
+        self.values: dict[Ref, str] = {}
+        self._real: dict[str, str] = {}
+        self._constants: dict[int, str] = {}
+        self._keep: list[Any] = []
+        self._blocked: set[Ref] = set()
+        self.notes: list[str] = []
+        for name, ref in recording.inputs.items():
+            value = recording.values[ref.index]
+            self.graph.input(name, self.type_of(value))
+            self.values[ref] = name
+
+    # --- types ----------------------------------------------------------------------------------------
+
+    def type_of(self, value: Value) -> TensorType:
+        """The graph type of a recorded value."""
+        dtype = DTYPES.get(value.dtype)
+        if dtype is None:
+            raise ModelError(
+                f"dtype {value.dtype} is not supported; use one of {', '.join(map(str, DTYPES))}"
+            )
+        quant = None if value.scale is None else QuantParams.of(value.scale, value.zero_point)
+        return TensorType(dtype, value.shape, quant)
+
+    def result(self, call: Call, index: int = 0) -> Value:
+        """What was recorded of an output."""
+        ref = call.outputs[index]
+        assert ref is not None
+        return self.recording.values[ref.index]
+
+    def shape(self, item: Any) -> Shape:
+        """The shape of an argument."""
+        if isinstance(item, Ref):
+            return self.recording.values[item.index].shape
+        if isinstance(item, Known):
+            shape: list[Dim] = list(item.tensor.shape)
+            if item.repeats is not None:
+                shape[item.repeats] = BATCH
+            return tuple(shape)
+        return ()
+
+    def is_quantized(self, item: Any) -> bool:
+        return isinstance(item, Ref) and self.recording.values[item.index].scale is not None
+
+    # --- arguments ------------------------------------------------------------------------------------
+
+    def value(self, item: Any, name: str = "") -> str:
+        """The graph value of an argument: codes for a quantized tensor. "" for None."""
+        if item is None:
+            return ""
+        if isinstance(item, Ref):
+            return self.values[item]
+        if isinstance(item, Known):
+            key = id(item.tensor)
+            if key not in self._constants:
+                self._keep.append(item)
+                base = item.name or name or "constant"
+                constant = self._constant_of(item.tensor, base)
+                if item.repeats is not None:
+                    type = self.graph.types[constant].with_shape(self.shape(item))
+                    constant = self.emit(Expand, constant, out=f"{base}~batch", like=type)
+                self._constants[key] = constant
+            return self._constants[key]
+        if isinstance(item, bool | int | float):
+            return self.constant(np.asarray(item, np.float32), name or "constant")
+        raise ModelError(f"an argument is {type(item).__name__}; expected a tensor or a number")
+
+    def _constant_of(self, tensor: torch.Tensor, base: str) -> str:
+        if not tensor.is_quantized:
+            return self.constant(array_of(tensor), base)
+        codes, quant = quantized_array(tensor)
+        return self.emit(Dequantize, self.graph.constant(codes, base, quant), out=f"{base}~real")
+
+    def real(self, item: Any, name: str = "") -> str:
+        """The float32 graph value of an argument; dequantized where it is codes."""
+        value = self.value(item, name)
+        type = self.graph.types.get(value)
+        if type is None or type.quant is None:
+            return value
+        if value not in self._real:
+            self._real[value] = self.emit(Dequantize, value, out=f"{value}~real")
+        return self._real[value]
+
+    def array(self, item: Any, what: str) -> Array:
+        """An argument that must be known, as an array."""
+        if isinstance(item, Known) and item.repeats is None:
+            return array_of(item.tensor)
+        raise ModelError(f"{what} must be constant; here it depends on the inputs")
+
+    def with_quant(self, item: Any, quant: QuantParams) -> str:
+        """The codes of an argument that is a plain integer tensor, of which only their reader knows the scale."""
+        if isinstance(item, Known):
+            return self.graph.constant(array_of(item.tensor), item.name or "codes", quant)
+        value = self.value(item)
+        type = self.graph.types[value]
+        if type.quant is None:
+            self.graph.types[value] = replace(type, quant=quant)
+        elif type.quant != quant:
+            raise QuantizationError(
+                f"{value!r} was quantized with {type.quant} and is read with {quant}"
+            )
+        return value
+
+    # --- results --------------------------------------------------------------------------------------
+
+    def bind(self, call: Call, value: str, index: int = 0) -> None:
+        """The output of a call is the graph value `value`."""
+        ref = call.outputs[index]
+        assert ref is not None
+        found, expected = self.graph.types[value], self.type_of(self.recording.values[ref.index])
+        if expected.quant is None and found.is_codes:  # PT2E's codes are plain integers to torch
+            expected = replace(expected, quant=found.quant)
+        if found != expected:
+            raise ShapeError(f"it was recorded as {expected}, but is built as {found}")
+        self.values[ref] = value
+
+    def out(self, call: Call) -> str:
+        """A name for what a call makes: its module's, or its module's and its own."""
+        place, short = call.place, call.op.rpartition(".")[2].strip("_")
+        base = place.module if place.leaf else ".".join(filter(None, (place.module, short)))
+        return (base or short).replace(DERIVED, "_")
+
+    def quantize(self, call: Call, real: str, numerics: str = "torch") -> None:
+        """The output of a call is `real` as codes."""
+        self.traits.quantized = True
+        like = self.type_of(self.result(call)).with_shape(())
+        self.bind(call, self.emit(Quantize, real, out=self.out(call), like=like, numerics=numerics))
+
+    def numerics(self, engine: str) -> str:
+        """The numerics of an op that `engine` runs on codes."""
+        return "integer" if self.integer else engine
+
+    def bind_outputs(self) -> None:
+        for item in self.recording.outputs.values():
+            self.graph.outputs.append(self.value(item))
+        name_outputs(self.graph, list(self.recording.outputs))
+
+    # --- engines --------------------------------------------------------------------------------------
+
+    def conv_engine(self, weight: torch.Tensor, groups: int, output_padding: bool) -> str:
+        """The engine that runs a convolution: x86 is two, chosen as torch does on a CPU with AVX512-VNNI."""
+        if self.engine != "x86":
+            return self.engine
+        fits = groups <= 100 and is_symmetric(weight) and not output_padding
+        return "onednn" if fits else "fbgemm"
+
+    def linear_engine(self) -> str:
+        return "fbgemm" if self.engine == "x86" else self.engine
+
+    def add_engine(self, a: Any, b: Any) -> str:
+        """qnnpack adds uint8 tensors of one shape in fixed point; everything else is one kernel."""
+        signed = self.recording.values[a.index].dtype == torch.qint8
+        alike = self.shape(a) == self.shape(b)
+        return "qnnpack" if self.engine == "qnnpack" and alike and not signed else "fbgemm"
+
+    def note(self, call: Call, what: str) -> None:
+        """Something that a user should know of a call; kept in the model."""
+        text = f"{self.out(call)}: {what}"
+        if text not in self.notes:
+            self.notes.append(text)
+
+    # --- problems -------------------------------------------------------------------------------------
+
+    def report(self, call: Call, what: str) -> None:
+        shapes = ", ".join(
+            str(self.type_of(self.recording.values[item.index]))
+            for item in (*call.args, *call.kwargs.values())
+            if isinstance(item, Ref) and self.recording.values[item.index].dtype in DTYPES
+        )
+        self.problems.append(f"{call.place}: {call.op}.{call.overload}({shapes}): {what}")
+        self.block(call)
+
+    def block(self, call: Call) -> None:
+        self._blocked.update(ref for ref in call.outputs if ref is not None)
+
+    def is_blocked(self, call: Call) -> bool:
+        def reads(item: Any) -> bool:
+            if isinstance(item, tuple | list):
+                return any(map(reads, item))
+            return isinstance(item, Ref) and item in self._blocked
+
+        return reads(call.args) or reads(tuple(call.kwargs.values()))
+
+
+# --- tensors as arrays --------------------------------------------------------------------------------
+
+
+def array_of(tensor: torch.Tensor) -> Array:
+    """A plain tensor as an array; float64 and 16-bit floats become float32."""
+    tensor = tensor.detach().cpu()
+    if tensor.is_floating_point():
+        tensor = tensor.float()
+    array: Array = tensor.numpy()
+    return np.ascontiguousarray(array).reshape(array.shape)
+
+
+def quantized_array(tensor: torch.Tensor) -> tuple[Array, QuantParams]:
+    """The codes of a quantized tensor, and what they stand for."""
+    codes = array_of(tensor.int_repr())
+    if tensor.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric):
+        return codes, QuantParams.of(tensor.q_scale(), tensor.q_zero_point())
+    if tensor.qscheme() == torch.per_channel_affine_float_qparams:
+        raise ModelError("weights with float zero points are supported for embeddings only")
+    scales = array_of(tensor.q_per_channel_scales())
+    zeros = array_of(tensor.q_per_channel_zero_points())
+    return codes, QuantParams.of(scales, zeros, tensor.q_per_channel_axis())
+
+
+def is_symmetric(weight: torch.Tensor) -> bool:
+    """Whether all zero points of quantized weights are 0."""
+    if weight.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric):
+        return weight.q_zero_point() == 0
+    return not bool(weight.q_per_channel_zero_points().any())
+
+
+def arguments(call: Call, *names: str, **defaults: Any) -> list[Any]:
+    """The arguments of a call by position or by name; those of `defaults` may be left out.
+
+    Raises:
+        ModelError: there are more arguments than these.
+    """
+    order = [*names, *defaults]
+    given = dict(zip(order, call.args, strict=False)) | dict(call.kwargs)
+    extra = [*map(str, call.args[len(order) :]), *(set(given) - set(order))]
+    if extra:
+        raise ModelError(f"arguments {extra} are not supported")
+    missing = [name for name in names if name not in given]
+    if missing:
+        raise ModelError(f"arguments {missing} are missing")
+    return [given[name] if name in given else defaults[name] for name in order]
+
+
+def spatial(item: Any, rank: int) -> tuple[int, ...]:
+    """An integer or a list of them as one for each spatial axis."""
+    items: Sequence[Any] = item if isinstance(item, tuple | list) else [item]
+    return tuple(int(n) for n in (items if len(items) == rank else [*items] * rank))
+
+
+def packed_engine(packed: torch.ScriptObject, x_scale: float = 1.0) -> str:
+    """Which kernels packed weights are for: "fbgemm", "onednn" or "qnnpack".
+
+    The packed object does not say. It is offered signed codes, which only onednn's linear takes; the others refuse them
+    with an error that names the engine.
+    """
+    weight, _ = packed.unpack()
+    linear = not hasattr(packed, "stride")
+    size = [1, weight.shape[1]]
+    if not linear:
+        rank = weight.ndim
+        channels = weight.shape[0] if packed.transpose() else weight.shape[1] * packed.groups()
+        size = [1, channels, *[64] * (rank - 2)]
+    x = torch._empty_affine_quantized(size, scale=x_scale, zero_point=0, dtype=torch.qint8)
+    try:
+        if linear:
+            torch.ops.quantized.linear(x, packed, 1.0, 0)
+            return "onednn"
+        name = f"conv{'_transpose' if packed.transpose() else ''}{len(size) - 2}d"
+        getattr(torch.ops.quantized, name)(x, packed, 1.0, 0)
+    except RuntimeError as error:
+        text = str(error).lower()
+        for engine in ("onednn", "qnnpack"):
+            if engine in text:
+                return engine
+        return "fbgemm"
+    return "fbgemm"

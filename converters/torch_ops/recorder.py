@@ -1,0 +1,603 @@
+"""What a torch module computes, as the list of operators that PyTorch's dispatcher runs for example inputs.
+
+One way to read every kind of module: eager modules with int8 kernels, FX and PT2E graphs, exported programs,
+TorchScript and float modules all run the same dispatcher. A value that does not depend on the inputs is known, and its
+operators are left out. The module runs a second time with one more sample; what then differs by one is the batch.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from nprt.ir import Dim
+
+BATCH = "N"
+
+# Operators whose Python result steers the program: with a value that depends on the inputs, the trace would be of one
+# input only.
+READS_DATA = (
+    "aten._local_scalar_dense",
+    "aten.equal",
+    "aten.is_nonzero",
+    "aten.nonzero",
+    "aten.unique_dim",
+    "aten._unique2",
+    "aten.masked_select",
+)
+
+# Composite operators that are kept whole: their parts merge the batch with other dimensions.
+WHOLE: dict[Any, str] = {
+    torch._C._nn.linear: "aten.linear",
+    torch.ops.aten.linear.default: "aten.linear",
+    torch.matmul: "aten.matmul",
+    torch.Tensor.matmul: "aten.matmul",
+    torch.Tensor.__matmul__: "aten.matmul",
+    torch.ops.aten.matmul.default: "aten.matmul",
+    torch._C._nn.scaled_dot_product_attention: "aten.scaled_dot_product_attention",
+    torch.ops.aten.scaled_dot_product_attention.default: "aten.scaled_dot_product_attention",
+}
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A value that depends on the inputs."""
+
+    index: int
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """A tensor that does not depend on the inputs.
+
+    Attributes:
+        name: that of the parameter or buffer it is or was made from; "" if none.
+        repeats: the axis along which it repeats its first index, once for each sample; None for none.
+    """
+
+    tensor: torch.Tensor
+    name: str = ""
+    repeats: int | None = None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in the source an operator stands.
+
+    Attributes:
+        module: qualified name of the innermost module; "" for the root.
+        kind: the class of that module.
+        line: `file:line`, or "" where it is not known.
+        leaf: whether that module has no modules of its own.
+    """
+
+    module: str = ""
+    kind: str = ""
+    line: str = ""
+    leaf: bool = False
+
+    def __str__(self) -> str:
+        parts = [self.module or "the root module", f"({self.kind})" if self.kind else ""]
+        return " ".join(filter(None, parts)) + (f" at {self.line}" if self.line else "")
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """What is known of a value: torch's dtype, and the parameters of a quantized tensor.
+
+    Attributes:
+        contiguous, channels_last: the memory formats that it has; torch picks kernels by them. Both may hold.
+        data: the tensor itself, where the recording keeps it.
+    """
+
+    shape: tuple[Dim, ...]
+    dtype: torch.dtype
+    scale: float | None = None
+    zero_point: int | None = None
+    contiguous: bool = True
+    channels_last: bool = False
+    data: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One operator: `op` is its name without the overload, as "aten.convolution"; arguments hold Ref and Known."""
+
+    op: str
+    overload: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    outputs: tuple[Ref | None, ...]
+    place: Place
+
+
+@dataclass
+class Recording:
+    inputs: dict[str, Ref] = field(default_factory=dict)
+    outputs: dict[str, Ref | Known] = field(default_factory=dict)
+    values: list[Value] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+# --- running ------------------------------------------------------------------------------------------
+
+
+class _Recorder(TorchDispatchMode):
+    """Records while it is active. Tensors are told apart by identity, so all of them are kept alive."""
+
+    def __init__(self, root: torch.nn.Module, keep_data: bool) -> None:
+        super().__init__()
+        self.recording = Recording()
+        self.keep_data = keep_data
+        self.paused = False
+        self.stack: list[Place] = []
+        self.node: Place | None = None
+        self._modules = {id(module): name for name, module in root.named_modules()}
+        named = [*root.named_parameters(), *root.named_buffers()]
+        self._names = {id(tensor): name for name, tensor in named}
+        self._fixed = set(self._names)
+        self._refs: dict[int, Ref] = {}
+        self._alive: list[Any] = [tensor for _, tensor in named]
+        self._storages: dict[int, set[int]] = {}
+        self._stale: set[int] = set()
+
+    def new(self, tensor: torch.Tensor) -> Ref:
+        """Bind a tensor to a new value."""
+        ref = Ref(len(self.recording.values))
+        self.recording.values.append(_value(tensor, self.keep_data))
+        self._refs[id(tensor)] = ref
+        self._alive.append(tensor)
+        self._stale.discard(id(tensor))
+        self._storages.setdefault(_storage(tensor), set()).add(id(tensor))
+        return ref
+
+    def of(self, item: Any) -> Any:
+        """A Ref or Known for a tensor; anything else as it is."""
+        if not isinstance(item, torch.Tensor):
+            return item
+        ref = self._refs.get(id(item))
+        if ref is not None:
+            if id(item) in self._stale:
+                self._problem("it reads a tensor that was changed in place through a view of it")
+            return ref
+        snapshot = item if id(item) in self._fixed else item.detach().clone()
+        return Known(snapshot.detach(), self._names.get(id(item), ""))
+
+    def derived(self, items: Any) -> bool:
+        return any(
+            isinstance(item, torch.Tensor) and id(item) in self._refs for item in _leaves(items)
+        )
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self.paused:
+            return func(*args, **kwargs)
+        name, _, overload = str(func).rpartition(".")
+        return self.record(name, overload, func, args, kwargs, _written(func, args, kwargs))
+
+    def record(
+        self,
+        name: str,
+        overload: str,
+        func: Callable[..., Any],
+        args: Any,
+        kwargs: Mapping[str, Any],
+        written: Sequence[torch.Tensor] = (),
+    ) -> Any:
+        if not self.derived((args, kwargs)):
+            out = func(*args, **kwargs)
+            self._name_known(args, out)
+            return out
+        if name in READS_DATA:
+            self._problem(
+                f"{name} makes the program depend on the data; it can only be traced for one input"
+            )
+        held_args, held_kwargs = (mapped(self.of, part) for part in (args, dict(kwargs)))
+        paused, self.paused = self.paused, True
+        try:
+            out = func(*args, **kwargs)
+        finally:
+            self.paused = paused
+        for tensor in written:
+            sharing = self._storages.get(_storage(tensor), set())
+            self._stale |= sharing - {id(tensor)}
+        leaves = [out] if isinstance(out, torch.Tensor) else list(_leaves(out))
+        tensors = [item if isinstance(item, torch.Tensor) else None for item in leaves]
+        outputs = tuple(None if tensor is None else self.new(tensor) for tensor in tensors)
+        for tensor in written:
+            if not any(tensor is item for item in tensors):
+                self._problem(f"{name} writes into an argument, which has no place in an op list")
+        self.recording.calls.append(
+            Call(name, overload, tuple(held_args), held_kwargs, outputs, self.place())
+        )
+        return out
+
+    def place(self) -> Place:
+        if self.stack and self.stack[-1].module:
+            return replace(self.stack[-1], line=_user_line())
+        if self.node is not None:
+            return self.node
+        return replace(self.stack[-1] if self.stack else Place(), line=_user_line())
+
+    def _problem(self, what: str) -> None:
+        self.recording.problems.append(f"{self.place()}: {what}")
+
+    def _name_known(self, args: Any, out: Any) -> None:
+        names = {
+            self._names.get(id(item), "")
+            for item in _leaves(args)
+            if isinstance(item, torch.Tensor)
+        }
+        if isinstance(out, torch.Tensor) and id(out) not in self._names and len(names) == 1:
+            self._names[id(out)] = names.pop()
+            self._alive.append(out)
+
+    @contextmanager
+    def hooks(self) -> Iterator[None]:
+        """Follow which module is running."""
+
+        def enter(module: torch.nn.Module, args: Any) -> None:
+            name = self._modules.get(id(module), "")
+            leaf = next(module.children(), None) is None
+            self.stack.append(Place(name, type(module).__name__, leaf=leaf))
+
+        def leave(module: torch.nn.Module, args: Any, result: Any) -> None:
+            self.stack.pop()
+
+        handles = [
+            torch.nn.modules.module.register_module_forward_pre_hook(enter),
+            torch.nn.modules.module.register_module_forward_hook(leave, always_call=True),
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+class _Whole(TorchFunctionMode):
+    """Hands the composite operators of WHOLE to the recorder before they come apart."""
+
+    def __init__(self, recorder: _Recorder) -> None:
+        self.recorder = recorder
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = WHOLE.get(func) if func.__hash__ else None
+        if name is None or self.recorder.paused or _quantized((args, kwargs)):
+            return func(*args, **kwargs)
+        return self.recorder.record(name, "default", func, args, kwargs)
+
+
+class _Interpreter(torch.fx.Interpreter):
+    """Runs a graph module node by node, so that each operator knows the node it came from."""
+
+    def __init__(self, module: torch.fx.GraphModule, recorder: _Recorder) -> None:
+        super().__init__(module)
+        self.recorder = recorder
+
+    def run_node(self, n: torch.fx.Node) -> Any:
+        self.recorder.node = _place_of(n)
+        try:
+            return super().run_node(n)
+        finally:
+            self.recorder.node = None
+
+
+def _place_of(node: torch.fx.Node) -> Place:
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    module, kind = stack[-1] if stack else ("", "")
+    module = module.removeprefix("L['self'].").removeprefix("L__self__.")
+    kind = kind.rpartition(".")[2] if isinstance(kind, str) else getattr(kind, "__name__", "")
+    trace = node.meta.get("stack_trace") or ""
+    found = [line for line in trace.splitlines() if line.lstrip().startswith("File")]
+    line = ""
+    for text in reversed(found):
+        name, _, rest = text.strip().removeprefix('File "').partition('", line ')
+        if os.sep + "torch" + os.sep not in name:
+            line = f"{name}:{rest.split(',')[0]}"
+            break
+    return Place(module or node.name, kind, line, leaf=bool(module))
+
+
+def record(
+    module: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    keep_data: bool = False,
+) -> Recording:
+    """Run `module(*args, **kwargs)` once and record it.
+
+    Args:
+        keep_data: keep every intermediate tensor in `Value.data`.
+    """
+    root = module if isinstance(module, torch.nn.Module) else torch.nn.Module()
+    recorder = _Recorder(root, keep_data)
+    names = input_names(module, args, kwargs)
+    flat = [*tensors_of(args), *tensors_of(dict(kwargs))]
+    recorder.recording.inputs = {
+        name: recorder.new(tensor) for name, tensor in zip(names, flat, strict=True)
+    }
+    training = [m for m in root.modules() if m.training]
+    graph = isinstance(module, torch.fx.GraphModule)
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        torch.manual_seed(0)
+        stack.enter_context(torch.no_grad())
+        if not graph:
+            for m in training:
+                m.training = False
+            stack.callback(lambda: [setattr(m, "training", True) for m in training])
+        stack.enter_context(_unoptimized())
+        stack.enter_context(recorder.hooks())
+        stack.enter_context(recorder)
+        stack.enter_context(_Whole(recorder))
+        interpreted = isinstance(module, torch.fx.GraphModule) and not kwargs
+        run = _Interpreter(module, recorder).run if interpreted else module
+        result = run(*args, **kwargs)
+    recorder.recording.outputs = {
+        name: recorder.of(tensor) for name, tensor in _named_outputs(result)
+    }
+    return recorder.recording
+
+
+@contextmanager
+def _unoptimized() -> Iterator[None]:
+    """TorchScript runs as it is written, without fusing operators."""
+    with torch.jit.optimized_execution(False):
+        yield
+
+
+def input_names(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[str]:
+    """A name for each input tensor, as the module's `forward` calls it."""
+    if isinstance(module, torch.fx.GraphModule):
+        names = [node.name for node in module.graph.nodes if node.op == "placeholder"]
+        if len(names) == len(tensors_of(args)) + len(tensors_of(dict(kwargs))):
+            return names
+    try:
+        parameters = inspect.signature(getattr(module, "forward", module)).parameters.values()
+        positional = [p.name for p in parameters if p.kind is not p.VAR_POSITIONAL]
+    except (TypeError, ValueError):
+        positional = []
+    names = []
+    for index, argument in enumerate(args):
+        base = positional[index] if index < len(positional) else f"input_{index}"
+        names += _names_of(base, argument)
+    for key, argument in kwargs.items():
+        names += _names_of(key, argument)
+    return names
+
+
+def _names_of(base: str, argument: Any) -> list[str]:
+    count = len(tensors_of(argument))
+    if isinstance(argument, torch.Tensor):
+        return [base]
+    return [f"{base}_{index}" for index in range(count)]
+
+
+def _named_outputs(result: Any) -> list[tuple[str, torch.Tensor]]:
+    if isinstance(result, torch.Tensor):
+        return [("output", result)]
+    if isinstance(result, Mapping):
+        found = [(str(key), item) for key, item in result.items() if isinstance(item, torch.Tensor)]
+        if len(found) == len(tensors_of(result)):
+            return found
+    return [(f"output_{index}", tensor) for index, tensor in enumerate(tensors_of(result))]
+
+
+# --- small pieces -------------------------------------------------------------------------------------
+
+
+def _leaves(item: Any) -> Iterator[Any]:
+    if isinstance(item, tuple | list):
+        for part in item:
+            yield from _leaves(part)
+    elif isinstance(item, Mapping):
+        for part in item.values():
+            yield from _leaves(part)
+    else:
+        yield item
+
+
+def tensors_of(item: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in _leaves(item) if isinstance(leaf, torch.Tensor)]
+
+
+def _quantized(item: Any) -> bool:
+    return any(tensor.is_quantized for tensor in tensors_of(item))
+
+
+def mapped(function: Callable[[Any], Any], item: Any) -> Any:
+    if isinstance(item, tuple | list):
+        return (
+            type(item)([mapped(function, part) for part in item])
+            if type(item) in (tuple, list)
+            else [mapped(function, part) for part in item]
+        )
+    if isinstance(item, dict):
+        return {key: mapped(function, part) for key, part in item.items()}
+    return function(item)
+
+
+def _value(tensor: torch.Tensor, keep_data: bool) -> Value:
+    scale = zero_point = None
+    if tensor.is_quantized and tensor.qscheme() in (
+        torch.per_tensor_affine,
+        torch.per_tensor_symmetric,
+    ):
+        scale, zero_point = float(tensor.q_scale()), int(tensor.q_zero_point())
+    data = tensor.detach().clone() if keep_data else None
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.ndim)
+    return Value(
+        tuple(tensor.shape),
+        tensor.dtype,
+        scale,
+        zero_point,
+        tensor.is_contiguous(),
+        last is not None and tensor.is_contiguous(memory_format=last),
+        data,
+    )
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    try:
+        return tensor.untyped_storage().data_ptr() or id(tensor)
+    except (RuntimeError, NotImplementedError):
+        return id(tensor)
+
+
+def _written(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
+    """The tensor arguments that an operator writes into, by its schema."""
+    written = []
+    for index, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is None or not argument.alias_info.is_write:
+            continue
+        item = args[index] if index < len(args) else kwargs.get(argument.name)
+        written += tensors_of(item)
+    return written
+
+
+def _user_line() -> str:
+    """`file:line` of the innermost frame that is neither torch's nor ours; "" if there is none."""
+    frame = sys._getframe(1)
+    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    package = os.path.dirname(os.path.abspath(torch.__file__))
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if frame.f_code is record.__code__:
+            return ""
+        if (
+            not name.startswith(("<", here, package))
+            and os.path.sep in name
+            and "contextlib" not in name
+        ):
+            return f"{name}:{frame.f_lineno}"
+        frame = frame.f_back  # type: ignore[assignment]
+    return ""
+
+
+# --- the batch ----------------------------------------------------------------------------------------
+
+
+class Differs(Exception):
+    """Two recordings are not of one program with two batch sizes."""
+
+
+def free_batch(first: Recording, second: Recording, sizes: tuple[int, int]) -> Recording:
+    """One recording for any batch, from two with batches of `sizes`.
+
+    Raises:
+        Differs: saying where they are not alike.
+    """
+    if len(first.calls) != len(second.calls) or first.inputs != second.inputs:
+        raise Differs(
+            f"{len(first.calls)} operators with one batch size, {len(second.calls)} with another"
+        )
+
+    def dim(a: Any, b: Any, what: str) -> Any:
+        if a == b:
+            return a
+        if (a, b) == sizes:
+            return BATCH
+        raise Differs(f"{what}: {a} becomes {b} when the batch goes from {sizes[0]} to {sizes[1]}")
+
+    def unify(a: Any, b: Any, what: str) -> Any:
+        if isinstance(a, Known):
+            return _same_known(a, b, sizes, what)
+        if isinstance(a, tuple | list):
+            if not isinstance(b, tuple | list) or len(a) != len(b):
+                raise Differs(f"{what}: {a} and {b}")
+            return type(a)(unify(p, q, what) for p, q in zip(a, b, strict=True))
+        if isinstance(a, dict):
+            return {key: unify(a[key], b.get(key), what) for key in a}
+        if isinstance(a, bool) or not isinstance(a, int):
+            if isinstance(a, torch.ScriptObject | torch.Tensor):
+                return a
+            if a != b and not (a != a and b != b):
+                raise Differs(f"{what}: {a} and {b}")
+            return a
+        return dim(a, b, what)
+
+    values = []
+    for p, q in zip(first.values, second.values, strict=True):
+        if len(p.shape) != len(q.shape) or p.dtype != q.dtype:
+            raise Differs(f"shapes {list(p.shape)} and {list(q.shape)}")
+        shape = tuple(
+            dim(a, b, f"shape {list(p.shape)}") for a, b in zip(p.shape, q.shape, strict=True)
+        )
+        values.append(replace(p, shape=shape))
+    calls = []
+    for c, d in zip(first.calls, second.calls, strict=True):
+        if (c.op, c.overload, c.outputs) != (d.op, d.overload, d.outputs):
+            raise Differs(f"{c.place}: {c.op} and {d.op}")
+        what = f"{c.place}: {c.op}"
+        calls.append(
+            replace(
+                c,
+                args=unify(c.args, d.args, what),
+                kwargs=unify(dict(c.kwargs), dict(d.kwargs), what),
+            )
+        )
+    outputs = {
+        name: unify(item, second.outputs.get(name), name) for name, item in first.outputs.items()
+    }
+    return Recording(first.inputs, outputs, values, calls, first.problems)
+
+
+def _same_known(a: Known, b: Any, sizes: tuple[int, int], what: str) -> Known:
+    """One known tensor for two that are equal, or that repeat the same along one axis for each sample."""
+    if (
+        not isinstance(b, Known)
+        or a.tensor.dtype != b.tensor.dtype
+        or a.tensor.ndim != b.tensor.ndim
+    ):
+        raise Differs(f"{what}: a known tensor differs")
+    if a.tensor.shape == b.tensor.shape:
+        if a.tensor.is_quantized or torch.equal(a.tensor, b.tensor) or a.tensor.isnan().any():
+            return a
+        raise Differs(f"{what}: a tensor that depends on no input differs from run to run")
+    axes = [
+        i
+        for i, pair in enumerate(zip(a.tensor.shape, b.tensor.shape, strict=True))
+        if pair[0] != pair[1]
+    ]
+    if len(axes) == 1 and (a.tensor.shape[axes[0]], b.tensor.shape[axes[0]]) == sizes:
+        one = a.tensor.narrow(axes[0], 0, 1)
+        if all(torch.equal(one.expand_as(item.tensor), item.tensor) for item in (a, b)):
+            return Known(one, a.name, axes[0])
+    raise Differs(
+        f"{what}: a known tensor is {list(a.tensor.shape)} and then {list(b.tensor.shape)}"
+    )
+
+
+def with_one_more(tensor: torch.Tensor, axis: int) -> torch.Tensor:
+    """`tensor` with its first index along `axis` once more at the end."""
+    return torch.cat([tensor, tensor.narrow(axis, 0, 1)], axis)
+
+
+def one_line(error: BaseException) -> str:
+    return "".join(traceback.format_exception_only(type(error), error)).strip().splitlines()[0]
