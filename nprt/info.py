@@ -40,7 +40,9 @@ def float_rounding(model: Model) -> list[Op]:
     return [
         op
         for op in model.ops
-        if model.types[op.outputs[0]].is_codes and getattr(op, "numerics", "integer") != "integer"
+        if model.types[op.outputs[0]].is_codes
+        and not isinstance(op, Quantize)
+        and getattr(op, "numerics", "integer") != "integer"
     ]
 
 
