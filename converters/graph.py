@@ -168,6 +168,8 @@ class Graph:
         derived = [name for op in self.ops for name in op.outputs if name not in names]
         for name in (*derived, *self.constants):
             base, *steps = name.split(DERIVED)
+            if steps and steps[0].isdigit():  # one of several values that the source calls so
+                base = f"{base}.{steps.pop(0)}"
             words = [step for step in steps if not step.isdigit()]
             if name in self.constants:
                 base = re.sub(r"[^A-Za-z0-9_.\-]+", ".", base).strip(".-") or "constant"

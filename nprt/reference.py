@@ -8,7 +8,7 @@ import numpy as np
 
 from nprt.ir import Array, Model, Tensor, TensorType
 
-Observe = Callable[[str, TensorType, Array], None]
+Observe = Callable[[str, TensorType, Array], Array | None]
 
 
 class ReferenceBackend:
@@ -33,7 +33,8 @@ class ReferenceBackend:
             feeds: one array for each input, of the right dtype and shape.
             dims: what each symbol in the shapes stands for.
             keep: the values to return.
-            observe: called with name, type and array of each op's outputs, in execution order.
+            observe: called with name, type and array of each op's outputs, in execution order. An array that it returns
+                takes the place of the value, for the ops that follow.
 
         Returns:
             The arrays of `keep`, by name.
@@ -52,8 +53,9 @@ class ReferenceBackend:
                 op.outputs, types, result if isinstance(result, tuple) else (result,), strict=True
             ):
                 values[name] = np.asarray(array)  # NumPy gives a scalar where an array has no axes
-                if observe is not None:
-                    observe(name, type, values[name])
+                replacement = observe(name, type, values[name]) if observe is not None else None
+                if replacement is not None:
+                    values[name] = replacement
             for name in {*op.used_inputs(), *op.outputs}:
                 if (
                     last_use.get(name, op) is op
