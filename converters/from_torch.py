@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from nprt.converters.pipeline import convert
 from nprt.converters.quantize import QuantizationConfig
-from nprt.errors import BackendUnavailableError, InputError, ModelError, UnsupportedOpError
+from nprt.converters.verify import moved
+from nprt.errors import BackendUnavailableError, ModelError, UnsupportedOpError
 from nprt.ir import Array, Model, Origin
 from nprt.version import __version__
 
@@ -59,25 +60,27 @@ def from_torch(
         BackendUnavailableError: torch is not installed.
         ModelError: the model breaks a rule of the op list.
     """
-    try:
-        import torch
-    except ImportError as error:
-        raise BackendUnavailableError(
-            "converting torch modules needs torch: pip install 'nprt[torch]'"
-        ) from error
+    torch = _torch()
+    from nprt.converters.torch_ops import source
+
     if numerics not in ("auto", "torch", "integer"):
         raise ValueError(f"numerics {numerics!r} is not one of auto, torch, integer")
-    module, name = load(module)
     engine = engine or torch.backends.quantized.engine
     if engine not in ENGINES:
         raise ValueError(f"engine {engine!r} is not one of {', '.join(ENGINES)}")
-    args, kwargs = call_of(example_inputs)
+    module, name = source.load(module)
+    args, kwargs = source.call_of(example_inputs)
     recording, notes = record_batches(module, args, kwargs, batch_axis)
     integer = numerics == "integer"
     try:
         importer = import_recording(recording, name, engine, integer=integer)
     except UnsupportedOpError:
-        importer, notes = import_fixed(recording, (module, args, kwargs), name, engine, integer)
+        if not any(isinstance(dim, str) for value in recording.values for dim in value.shape):
+            raise
+        recording, _ = record_batches(module, args, kwargs, None)
+        importer = import_recording(recording, name, engine, integer=integer)
+        notes = ["the batch is fixed to that of the example inputs: an operator needs to know it"]
+        log.warning("%s: %s", name, notes[0])
     if numerics == "torch" and not importer.traits.quantized:
         raise ValueError(
             f"{name} is not quantized, so torch has no int8 numerics for it; use integer"
@@ -87,7 +90,7 @@ def from_torch(
         framework=f"torch {torch.__version__}",
         engine=f"torch {engine}" if importer.traits.quantized else "",
     )
-    return convert(
+    model = convert(
         importer.graph,
         name,
         origin,
@@ -99,47 +102,47 @@ def from_torch(
         progress=progress,
         notes=[*notes, *importer.notes],
     )
+    expected = {name: source.plain(tensor) for name, tensor in recording.results.items()}
+    feeds = source.feeds_of(module, args, kwargs)
+    found = tuple(
+        moved(model, feeds, expected, "torch" if importer.traits.quantized else "float32")
+    )
+    for sentence in found if importer.traits.quantized and not integer else ():
+        log.warning("%s: %s", name, sentence)
+    return replace(model, origin=replace(model.origin, notes=(*model.origin.notes, *found)))
 
 
-def import_fixed(
-    free: Recording, call: tuple[Any, ...], name: str, engine: str, integer: bool
-) -> tuple[Importer, list[str]]:
-    """A second attempt, with the batch of the example, for operators that need to know it.
+def torch_values(module: Any, example_inputs: Any, engine: str | None = None) -> dict[str, Array]:
+    """Every value that torch computes, by the name that it has in the converted model; codes of quantized tensors.
 
-    Raises UnsupportedOpError if that is not what was wrong.
+    What `nprt.compare` compares a model with. The module must be the one that the model was converted from.
     """
-    if not any(isinstance(dim, str) for value in free.values for dim in value.shape):
-        raise
-    fixed, _ = record_batches(*call, None)
-    importer = import_recording(fixed, name, engine, integer=integer)
-    size = next(iter(importer.graph.inputs), "")
-    notes = [f"the batch is fixed, {importer.graph.types[size]}: an operator needs to know it"]
-    log.warning("%s: %s", name, notes[0])
-    return importer, notes
+    torch = _torch()
+    from nprt.converters.graph import source_name
+    from nprt.converters.torch_ops import recorder, source
+
+    module, name = source.load(module)
+    args, kwargs = source.call_of(example_inputs)
+    recording = recorder.record(module, args, kwargs, keep_data=True)
+    engine = engine or torch.backends.quantized.engine
+    importer = import_recording(recording, name, engine, integer=False)
+    values: dict[str, Array] = {}
+    for ref, value in importer.values.items():
+        data = recording.values[ref.index].data
+        base, words = source_name(value)
+        if data is not None and not words:
+            values.setdefault(base, source.plain(data))
+    return values | {name: source.plain(data) for name, data in recording.results.items()}
 
 
-def load(source: Any) -> tuple[Any, str]:
-    """The module behind what a user gives, and a name for messages."""
-    import torch
-
-    if isinstance(source, str | os.PathLike):
-        path = os.fspath(source)
-        source = torch.export.load(path)
-        return source.module(), path
-    if isinstance(source, torch.export.ExportedProgram):
-        return source.module(), "<ExportedProgram>"
-    if not callable(source):
-        raise InputError(f"{type(source).__name__} is not a torch module")
-    return source, type(source).__name__
-
-
-def call_of(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments from what a user gives."""
-    if isinstance(example_inputs, Mapping):
-        return (), dict(example_inputs)
-    if isinstance(example_inputs, tuple | list):
-        return tuple(example_inputs), {}
-    return (example_inputs,), {}
+def _torch() -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise BackendUnavailableError(
+            "converting torch modules needs torch: pip install 'nprt[torch]'"
+        ) from error
+    return torch
 
 
 def record_batches(

@@ -167,11 +167,9 @@ class Graph:
         taken = set(names)
         derived = [name for op in self.ops for name in op.outputs if name not in names]
         for name in (*derived, *self.constants):
-            base, *steps = name.split(DERIVED)
-            if steps and steps[0].isdigit():  # one of several values that the source calls so
-                base = f"{base}.{steps.pop(0)}"
-            words = [step for step in steps if not step.isdigit()]
+            base, words = source_name(name)
             if name in self.constants:
+                base = name.split(DERIVED)[0]
                 base = re.sub(r"[^A-Za-z0-9_.\-]+", ".", base).strip(".-") or "constant"
             candidate, count = base, 0
             if candidate in taken and words:
@@ -182,6 +180,17 @@ class Graph:
             taken.add(candidate)
             names[name] = candidate
         return names
+
+
+def source_name(name: str) -> tuple[str, list[str]]:
+    """What the source calls the value that `name` is or was derived from, and the words for what was done to it.
+
+    A number at once behind the name tells values apart that the source calls alike: "add~1~nhwc" is "add.1".
+    """
+    base, *steps = name.split(DERIVED)
+    if steps and steps[0].isdigit():
+        base = f"{base}.{steps.pop(0)}"
+    return base, [step for step in steps if not step.isdigit()]
 
 
 def trimmed(inputs: tuple[str, ...]) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -131,11 +131,16 @@ def _orders(rank: int) -> Iterator[tuple[int, ...]]:
 
 
 def _row(name: str, op: Op, type: TensorType, array: Array, other: Array) -> Row:
+    return replace(difference(type, array, other), name=name, op=op.name)
+
+
+def difference(type: TensorType, array: Array, other: Array) -> Row:
+    """How far `array` is from `other`, both of `type`; a row without names."""
     codes = not type.is_float
     if codes:
-        difference = np.abs(array.astype(np.int64) - other.astype(np.int64)).astype(np.float64)
-        differing = int(np.count_nonzero(difference))
-        largest = float(difference.max(initial=0))
+        gaps = np.abs(array.astype(np.int64) - other.astype(np.int64)).astype(np.float64)
+        differing = int(np.count_nonzero(gaps))
+        largest = float(gaps.max(initial=0))
         real, real_other = (
             Tensor(type, values.astype(type.numpy)).real() if type.quant else values
             for values in (array, other)
@@ -148,7 +153,7 @@ def _row(name: str, op: Op, type: TensorType, array: Array, other: Array) -> Row
         gap = float(np.where(equal, 0, np.abs(array.astype(np.float64) - other)).max(initial=0))
         largest = gap / magnitude if magnitude else (math.inf if gap else 0.0)
         largest = math.inf if math.isnan(largest) else largest
-    return Row(name, op.name, codes, array.size, differing, largest, _snr(real, real_other))
+    return Row("", "", codes, array.size, differing, largest, _snr(real, real_other))
 
 
 def _snr(array: Array, other: Array) -> float:

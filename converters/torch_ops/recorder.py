@@ -48,6 +48,13 @@ WHOLE: dict[Any, str] = {
     torch.ops.aten.scaled_dot_product_attention.default: "aten.scaled_dot_product_attention",
 }
 
+# Operators from codes to float32. Of what they make of known codes, the codes are kept.
+DEQUANTIZE = (
+    "aten.dequantize",
+    "quantized_decomposed.dequantize_per_tensor",
+    "quantized_decomposed.dequantize_per_channel",
+)
+
 
 @dataclass(frozen=True)
 class Ref:
@@ -63,11 +70,13 @@ class Known:
     Attributes:
         name: that of the parameter or buffer it is or was made from; "" if none.
         repeats: the axis along which it repeats its first index, once for each sample; None for none.
+        dequantized: where it is float32 that an operator of DEQUANTIZE made, that operator's arguments.
     """
 
     tensor: torch.Tensor
     name: str = ""
     repeats: int | None = None
+    dequantized: tuple[Any, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -128,6 +137,7 @@ class Recording:
     values: list[Value] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    results: dict[str, torch.Tensor] = field(default_factory=dict)  # the outputs themselves
 
 
 # --- running ------------------------------------------------------------------------------------------
@@ -149,6 +159,7 @@ class _Recorder(TorchDispatchMode):
         self._fixed = set(self._names)
         self._refs: dict[int, Ref] = {}
         self._alive: list[Any] = [tensor for _, tensor in named]
+        self._dequantized: dict[int, tuple[Any, ...]] = {}
         self._storages: dict[int, set[int]] = {}
         self._stale: set[int] = set()
 
@@ -172,7 +183,8 @@ class _Recorder(TorchDispatchMode):
                 self._problem("it reads a tensor that was changed in place through a view of it")
             return ref
         snapshot = item if id(item) in self._fixed else item.detach().clone()
-        return Known(snapshot.detach(), self._names.get(id(item), ""))
+        source = self._dequantized.get(id(item))
+        return Known(snapshot.detach(), self._names.get(id(item), ""), dequantized=source)
 
     def derived(self, items: Any) -> bool:
         return any(
@@ -204,6 +216,11 @@ class _Recorder(TorchDispatchMode):
         if not self.derived((args, kwargs)):
             out = func(*args, **kwargs)
             self._name_known(args, out)
+            for tensor in written:
+                self._dequantized.pop(id(tensor), None)
+            if name in DEQUANTIZE:
+                self._dequantized[id(out)] = args
+                self._alive.append(out)
             return out
         if name in READS_DATA:
             self._problem(
@@ -359,8 +376,9 @@ def record(
         interpreted = isinstance(module, torch.fx.GraphModule) and not kwargs
         run = _Interpreter(module, recorder).run if interpreted else module
         result = run(*args, **kwargs)
+    recorder.recording.results = dict(_named_outputs(result))
     recorder.recording.outputs = {
-        name: recorder.of(tensor) for name, tensor in _named_outputs(result)
+        name: recorder.of(tensor) for name, tensor in recorder.recording.results.items()
     }
     return recorder.recording
 
@@ -565,7 +583,7 @@ def free_batch(first: Recording, second: Recording, sizes: tuple[int, int]) -> R
     outputs = {
         name: unify(item, second.outputs.get(name), name) for name, item in first.outputs.items()
     }
-    return Recording(first.inputs, outputs, values, calls, first.problems)
+    return Recording(first.inputs, outputs, values, calls, first.problems, first.results)
 
 
 def _same_known(a: Known, b: Any, sizes: tuple[int, int], what: str) -> Known:
