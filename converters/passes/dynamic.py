@@ -69,6 +69,7 @@ def _biased(rewriter: Rewriter, op: Op) -> bool:
         layer = rewriter.producer(real, DynamicLinear)
         if (
             layer is not None
+            and layer.numerics == "ort"  # PyTorch's engines add a bias of their own otherwise
             and len(layer.inputs) == 2
             and rewriter.is_constant(bias)
             and graph.types[bias].shape == graph.types[real].shape[-1:]
