@@ -45,8 +45,9 @@ def from_torch(
         numerics: "torch", as the engine computes; "integer", fixed point; "auto": "torch" for a quantized module,
             "integer" for a float one.
         config: how a float module is quantized; see `QuantizationConfig`.
-        engine: "fbgemm", "x86", "onednn" or "qnnpack", for which the int8 modules were made. By default torch's current
-            one, `torch.backends.quantized.engine`.
+        engine: "fbgemm", "x86", "onednn" or "qnnpack", for which the int8 modules were made; it is an error if they
+            were made for another. By default what their packed weights say, and for operators without weights torch's
+            current one, `torch.backends.quantized.engine`.
         batch_axis: the axis of every input along which the samples lie. It stays free if the module works with any
             number of samples; None, or a module that does not, fixes the shapes.
         require_integer: refuse a model that keeps float ops between its first quantize and its last dequantize.
@@ -65,7 +66,7 @@ def from_torch(
 
     if numerics not in ("auto", "torch", "integer"):
         raise ValueError(f"numerics {numerics!r} is not one of auto, torch, integer")
-    engine = engine or torch.backends.quantized.engine
+    required, engine = engine is not None, engine or torch.backends.quantized.engine
     if engine not in ENGINES:
         raise ValueError(f"engine {engine!r} is not one of {', '.join(ENGINES)}")
     module, name = source.load(module)
@@ -73,12 +74,12 @@ def from_torch(
     recording, notes = record_batches(module, args, kwargs, batch_axis)
     integer = numerics == "integer"
     try:
-        importer = import_recording(recording, name, engine, integer=integer)
+        importer = import_recording(recording, name, engine, integer=integer, required=required)
     except UnsupportedOpError:
         if not any(isinstance(dim, str) for value in recording.values for dim in value.shape):
             raise
         recording, _ = record_batches(module, args, kwargs, None)
-        importer = import_recording(recording, name, engine, integer=integer)
+        importer = import_recording(recording, name, engine, integer=integer, required=required)
         notes = ["the batch is fixed to that of the example inputs: an operator needs to know it"]
         log.warning("%s: %s", name, notes[0])
     if numerics == "torch" and not importer.traits.quantized:
@@ -88,7 +89,7 @@ def from_torch(
     origin = Origin(
         producer=f"nprt {__version__}",
         framework=f"torch {torch.__version__}",
-        engine=f"torch {engine}" if importer.traits.quantized else "",
+        engine=f"torch {importer.engines_used()}" if importer.traits.quantized else "",
     )
     model = convert(
         importer.graph,
@@ -181,12 +182,14 @@ def record_batches(
     return first, [note]
 
 
-def import_recording(recording: Recording, name: str, engine: str, *, integer: bool) -> Importer:
+def import_recording(
+    recording: Recording, name: str, engine: str, *, integer: bool, required: bool = False
+) -> Importer:
     """Translate every call. Raises UnsupportedOpError with all that could not be."""
     from nprt.converters.torch_ops.importer import Importer
     from nprt.converters.torch_ops.table import TRANSLATIONS
 
-    importer = Importer(recording, engine, integer=integer)
+    importer = Importer(recording, engine, integer=integer, required=required)
     importer.problems += dict.fromkeys(recording.problems)
     for call in recording.calls:
         namespace, _, operator = call.op.partition(".")

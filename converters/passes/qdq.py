@@ -298,10 +298,7 @@ def int32_bias(
         real = graph.constants[name]
     else:
         return None
-    if numerics == "qnnpack":
-        codes = rounding.quantize_bias_qnnpack(real, types[x].scale, types[w].scale)
-    else:
-        codes = np.rint(real.astype(np.float32) / scale)
+    codes = np.rint(real.astype(np.float32) / scale)
     if np.any(np.abs(codes) >= 2.0**31):
         return None
     return graph.constant(codes.astype(np.int32), f"{name}~int32")

@@ -6,6 +6,7 @@ between `dequantize` and `quantize`, with the engine's numerics in its op, for t
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -48,13 +49,18 @@ class Traits:
 class Importer(Builder):
     """Builds a Graph call by call."""
 
-    def __init__(self, recording: Recording, engine: str, *, integer: bool) -> None:
+    def __init__(
+        self, recording: Recording, engine: str, *, integer: bool, required: bool = False
+    ) -> None:
         """
         Args:
             engine: of torch's, for what does not say itself which one it is for.
             integer: ops on codes shall be fixed point, whatever the engine does.
+            required: packed weights that are for another engine are an error.
         """
         super().__init__()
+        self.required = required
+        self.engines: set[str] = set()  # that weights are packed for
         self.recording = recording
         self.engine = engine
         self.integer = integer
@@ -197,12 +203,47 @@ class Importer(Builder):
 
     # --- engines --------------------------------------------------------------------------------------
 
-    def conv_engine(self, weight: torch.Tensor, groups: int, output_padding: bool) -> str:
-        """The engine that runs a convolution: x86 is two, chosen as torch does on a CPU with AVX512-VNNI."""
-        if self.engine != "x86":
+    def layer_engine(self, packed: torch.ScriptObject, x86: str = "fbgemm") -> str:
+        """The engine that packed weights are for, "fbgemm", "onednn" or "qnnpack", whatever the current one is.
+
+        Args:
+            x86: the one of the two that the engine x86 picks for this layer on a CPU with AVX512-VNNI.
+
+        Raises:
+            ModelError: the user named another engine.
+        """
+        engine = packed_engine(packed)
+        expected = x86 if self.engine == "x86" else self.engine
+        if (self.engine, engine, x86) == ("x86", "fbgemm", "onednn") and not x86_has_onednn():
+            engine = "onednn"
+        self.engines.add(engine)
+        if engine == expected:
+            return engine
+        if self.required:
+            raise ModelError(
+                f"its weights are packed for the engine {engine}, and {self.engine} computes with {expected}; leave out "
+                f"engine, or load the module while torch.backends.quantized.engine is {self.engine!r}"
+            )
+        if "qnnpack" in (engine, self.engine):
+            text = (
+                f"layers are packed for the engine {engine}; what has no packed weights, as add and pooling, follows "
+                f"torch's current engine {self.engine}"
+            )
+            if text not in self.notes:
+                self.notes.append(text)
+        return engine
+
+    def engines_used(self) -> str:
+        """For the model's origin: the engine, and those that layers are packed for where these are others."""
+        if self.engines <= {self.engine}:
             return self.engine
-        fits = groups <= 100 and is_symmetric(weight) and not output_padding
-        return "onednn" if fits else "fbgemm"
+        return f"{self.engine}, layers by {' and '.join(sorted(self.engines))}"
+
+    def conv_engine(self, packed: torch.ScriptObject, weight: torch.Tensor) -> str:
+        """The engine that runs a packed convolution."""
+        fits = packed.groups() <= 100 and is_symmetric(weight)
+        fits = fits and not any(packed.output_padding())
+        return self.layer_engine(packed, "onednn" if fits else "fbgemm")
 
     def linear_engine(self) -> str:
         return "fbgemm" if self.engine == "x86" else self.engine
@@ -296,30 +337,27 @@ def spatial(item: Any, rank: int) -> tuple[int, ...]:
     return tuple(int(n) for n in (items if len(items) == rank else [*items] * rank))
 
 
-def packed_engine(packed: torch.ScriptObject, x_scale: float = 1.0) -> str:
+def packed_engine(packed: torch.ScriptObject) -> str:
     """Which kernels packed weights are for: "fbgemm", "onednn" or "qnnpack".
 
     The packed object does not say. It is offered signed codes, which only onednn's linear takes; the others refuse them
-    with an error that names the engine.
+    before they look at anything else, with an error that names the engine.
     """
-    weight, _ = packed.unpack()
-    linear = not hasattr(packed, "stride")
-    size = [1, weight.shape[1]]
-    if not linear:
-        rank = weight.ndim
-        channels = weight.shape[0] if packed.transpose() else weight.shape[1] * packed.groups()
-        size = [1, channels, *[64] * (rank - 2)]
-    x = torch._empty_affine_quantized(size, scale=x_scale, zero_point=0, dtype=torch.qint8)
+    if hasattr(packed, "stride"):
+        rank = len(packed.stride())
+        name = f"conv{'_transpose' if packed.transpose() else ''}{rank}d"
+        size = (1, 1, *(1,) * rank)
+    else:
+        name, size = "linear", (1, packed.unpack()[0].shape[1])
+    x = torch._empty_affine_quantized(size, scale=1.0, zero_point=0, dtype=torch.qint8)
     try:
-        if linear:
-            torch.ops.quantized.linear(x, packed, 1.0, 0)
-            return "onednn"
-        name = f"conv{'_transpose' if packed.transpose() else ''}{len(size) - 2}d"
         getattr(torch.ops.quantized, name)(x, packed, 1.0, 0)
     except RuntimeError as error:
         text = str(error).lower()
-        for engine in ("onednn", "qnnpack"):
-            if engine in text:
-                return engine
-        return "fbgemm"
-    return "fbgemm"
+        return next((engine for engine in ("onednn", "qnnpack") if engine in text), "fbgemm")
+    return "onednn"
+
+
+def x86_has_onednn() -> bool:
+    """Whether the engine x86 of this machine packs convolutions for onednn."""
+    return sys.platform == "linux" and torch.cpu._is_vnni_supported()

@@ -7,18 +7,22 @@ from typing import Any
 import numpy as np
 import torch
 
+from nprt import rounding
 from nprt.converters.building.layers import convolution, transposed_convolution
+from nprt.converters.torch_ops import faults
 from nprt.converters.torch_ops.elementwise import Translate
-from nprt.converters.torch_ops.importer import Importer, arguments, quantized_array
+from nprt.converters.torch_ops.importer import Importer, arguments, array_of, quantized_array
 from nprt.converters.torch_ops.layers import geometry
 from nprt.converters.torch_ops.movement import identity, join
-from nprt.converters.torch_ops.recorder import Call, Known, Ref
-from nprt.ir import Op, QuantParams, TensorType
+from nprt.converters.torch_ops.recorder import Call, Known, Ref, one_line
+from nprt.errors import ModelError
+from nprt.ir import Array, Op, QuantParams, TensorType
 from nprt.ops.add import Add
 from nprt.ops.dequantize import Dequantize
 from nprt.ops.linear import Linear
 from nprt.ops.lookup import Lookup
 from nprt.ops.quantize import Quantize
+from nprt.ops.rules import known
 from nprt.ops.unary import Unary
 
 # --- between floats and codes ------------------------------------------------------------------------
@@ -146,16 +150,73 @@ def on_codes(otherwise: Translate) -> Translate:
 # --- layers -------------------------------------------------------------------------------------------
 
 
-def weights(
-    m: Importer, tensor: torch.Tensor, bias: torch.Tensor | None, call: Call
-) -> tuple[str, str]:
-    """Dequantized constant weights, and the float32 bias."""
+def unpacked(packed: Any, rank: int) -> tuple[torch.Tensor, Array | None]:
+    """Quantized weights, and float32 bias.
+
+    Args:
+        rank: spatial axes, 0 for linear; one-dimensional convolutions are packed with an axis more.
+
+    Raises:
+        ModelError: torch does not give them back.
+    """
+    try:
+        weight, bias = packed.unpack()
+    except RuntimeError as error:
+        raise ModelError(
+            f"torch cannot unpack its weights ({one_line(error)}); load the module under another engine"
+        ) from None
+    if rank and weight.ndim == rank + 3:
+        weight = weight.squeeze(2)
+    return weight, None if bias is None else bias.detach().numpy()
+
+
+def operands(
+    m: Importer, call: Call, engine: str, weight: torch.Tensor, codes: Array, bias: Array | None
+) -> tuple[str, str, str]:
+    """Real values of x, of the weights `codes`, and of the bias."""
     base = ".".join(filter(None, (call.place.module, "weight")))
-    codes, quant = quantized_array(tensor)
-    w = m.emit(Dequantize, m.graph.constant(codes, base, quant), out=f"{base}~real")
+    quant = quantized_array(weight)[1]
+    x, w = m.real(call.args[0]), m.graph.constant(codes, base, quant)
+    w = m.emit(Dequantize, w, out=f"{base}~real")
+    check_scales(m, call, engine, weight)
     if bias is None:
-        return w, ""
-    return w, m.constant(bias.detach().numpy(), f"{base.removesuffix('weight')}bias")
+        return x, w, ""
+    base = f"{base.removesuffix('weight')}bias"
+    if engine != "qnnpack" or m.integer:
+        return x, w, m.constant(bias, base)
+    x_scale = m.recording.values[call.args[0].index].scale
+    assert x_scale is not None
+    sums = rounding.quantize_bias_qnnpack(bias, np.float64(x_scale), scales_of(weight))
+    if np.any(np.abs(sums) >= 2.0**31):
+        raise ModelError("its bias is too large for the int32 sums of the engine qnnpack")
+    scale = np.float32(x_scale) * quant.scales
+    added = QuantParams.of(scale, 0, 0 if scale.ndim else None)
+    added_codes = m.graph.constant(sums.astype(np.int32), base, added)
+    return x, w, m.emit(Dequantize, added_codes, out=f"{base}~real")
+
+
+def scales_of(weight: torch.Tensor) -> Array:
+    """float64, of shape () or (channels,)."""
+    if weight.qscheme() == torch.per_channel_affine:
+        scales: Array = weight.q_per_channel_scales().double().numpy()
+        return scales
+    return np.array(weight.q_scale(), np.float64)
+
+
+def check_scales(m: Importer, call: Call, engine: str, weight: torch.Tensor) -> None:
+    """onednn inverts scales in float64. That is another float32 for some scales that are not float32 themselves."""
+    if engine != "onednn" or m.integer:
+        return
+    scales = [m.recording.values[call.args[0].index].scale, m.result(call).scale]
+    if weight.qscheme() != torch.per_channel_affine and call.op.startswith("quantized.linear"):
+        scales.append(weight.q_scale())
+    for scale in np.array(scales, np.float64):
+        if np.float32(1 / scale) != np.float32(1) / np.float32(scale):
+            m.note(
+                call,
+                f"the scale {scale!r} is no float32, and onednn computes with another float32 near it than nprt; few "
+                "codes may differ by one",
+            )
 
 
 def activated(m: Importer, call: Call, real: str, activation: str) -> None:
@@ -167,36 +228,57 @@ def activated(m: Importer, call: Call, real: str, activation: str) -> None:
 
 def conv(rank: int, activation: str = "") -> Translate:
     def translate(m: Importer, call: Call) -> None:
-        x, packed, *_ = call.args
+        packed: Any = call.args[1]
+        weight, bias = unpacked(packed, rank)
+        engine, groups = m.conv_engine(packed, weight), packed.groups()
+        transposed = bool(packed.transpose())
         fields = geometry(rank, packed.stride(), packed.padding(), packed.dilation())
         fields = {name: value[-rank:] for name, value in fields.items()}
-        weight, bias = packed.unpack()
-        if weight.ndim == rank + 3:  # one-dimensional weights are packed with an axis more
-            weight = weight.squeeze(2)
-        w, b = weights(m, weight, bias, call)
-        transposed = bool(packed.transpose())
-        extra = tuple(packed.output_padding())[-rank:]
-        engine = m.conv_engine(weight, packed.groups(), any(extra))
-        fields["numerics"] = m.numerics(engine)
-        values, out = (m.real(x), w, b), f"{m.out(call)}~sum"
+        x = m.type_of(m.recording.values[call.args[0].index])
+        seen = faults.Convolution(
+            engine,
+            array_of(weight.int_repr()),
+            groups,
+            transposed,
+            fields["stride"],
+            tuple(before for before, _ in fields["padding"]),
+            fields["dilation"],
+            tuple(known("a spatial dimension", size) for size in x.shape[2:]),
+            int(x.zero_point),
+            greatest_code(m, m.value(call.args[0])),
+        )
+        for text in faults.faults(seen):
+            m.note(call, text)
+        codes = seen.weight
         if transposed:
-            y = transposed_convolution(
-                m, *values, out=out, groups=packed.groups(), output_padding=extra, **fields
-            )
-        else:
-            y = convolution(m, *values, out=out, groups=packed.groups(), **fields)
+            codes = faults.weights_in_use(packed, seen, bias)
+            fields["output_padding"] = tuple(packed.output_padding())[-rank:]
+        if codes is not seen.weight:
+            m.note(call, faults.SCRAMBLED)
+        fields |= {"numerics": m.numerics(engine), "groups": groups, "out": f"{m.out(call)}~sum"}
+        build = transposed_convolution if transposed else convolution
+        y = build(m, *operands(m, call, engine, weight, codes, bias), **fields)
         activated(m, call, y, activation)
 
     return translate
 
 
+def greatest_code(m: Importer, codes: str) -> int:
+    """A bound of the codes of a graph value: that of its dtype, or of the table that it came out of."""
+    made = m.graph.producers().get(codes)
+    if isinstance(made, Lookup) and made.inputs[1] in m.graph.constants:
+        return int(m.graph.constants[made.inputs[1]].max())
+    return m.graph.types[codes].code_range[1]
+
+
 def linear(activation: str = "") -> Translate:
     def translate(m: Importer, call: Call) -> None:
-        x, packed, *_ = call.args
-        weight, bias = torch.ops.quantized.linear_unpack(packed)
-        w, b = weights(m, weight, bias, call)
-        numerics = m.numerics(m.linear_engine())
-        y = m.emit(Linear, m.real(x), w, b, out=f"{m.out(call)}~sum", numerics=numerics)
+        packed: Any = call.args[1]
+        weight, bias = unpacked(packed, 0)
+        engine = m.layer_engine(packed)
+        codes = array_of(weight.int_repr())
+        values = operands(m, call, engine, weight, codes, bias)
+        y = m.emit(Linear, *values, out=f"{m.out(call)}~sum", numerics=m.numerics(engine))
         activated(m, call, y, activation)
 
     return translate
