@@ -43,9 +43,14 @@ MIXES_SAMPLES = {
 MIXES_SAMPLES |= {
     c.id: "one scale for the whole array" for c in CASES["dynamic_linear"] if not c.op.per_row
 }
+MIXES_SAMPLES |= {
+    c.id: "one scale for the whole array"
+    for c in (*CASES["lstm"], *CASES["gru"])
+    if not c.types["w_ih"].is_float
+}
 
 # float32 sums whose order BLAS chooses by the number of rows: equal to within rounding, not bit for bit.
-FLOAT_SUMS = {"conv", "conv_transpose", "linear", "matmul"}
+FLOAT_SUMS = {"conv", "conv_transpose", "gru", "linear", "lstm", "matmul"}
 
 # Cases that an empty batch makes meaningless.
 NEEDS_A_SAMPLE = {"reduce_mean-float_batch": "the mean of nothing"}

@@ -19,8 +19,10 @@ from nprt.ops.dynamic_quantize import DynamicQuantize
 from nprt.ops.expand import Expand
 from nprt.ops.gather import Gather
 from nprt.ops.global_average_pool import GlobalAveragePool
+from nprt.ops.gru import Gru
 from nprt.ops.linear import Linear
 from nprt.ops.lookup import Lookup
+from nprt.ops.lstm import Lstm
 from nprt.ops.matmul import Matmul
 from nprt.ops.max_pool import MaxPool
 from nprt.ops.maximum import Maximum
@@ -57,8 +59,10 @@ OPS: dict[str, type[Op]] = {
     "expand": Expand,
     "gather": Gather,
     "global_average_pool": GlobalAveragePool,
+    "gru": Gru,
     "linear": Linear,
     "lookup": Lookup,
+    "lstm": Lstm,
     "matmul": Matmul,
     "max_pool": MaxPool,
     "maximum": Maximum,
