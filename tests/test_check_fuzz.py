@@ -42,7 +42,10 @@ class Maker:
         self.random = random.Random(f"{name} {seed}")
         self.numpy = np.random.default_rng(self.random.randrange(2**32))
         self.spatial = name in SPATIAL
-        self.rank = self.random.choice([3, 4, 4, 5] if self.spatial else [0, 1, 2, 3, 4])
+        self.gates = {"gru": 3, "lstm": 4}.get(name, 0)
+        self.rank = self.random.choice(
+            [3] if self.gates else [3, 4, 4, 5] if self.spatial else [0, 1, 2, 3, 4]
+        )
         self.batch = self.random.choice([0, 1, 2])
 
     def sometimes(self, probability: float) -> bool:
@@ -124,12 +127,16 @@ def operand(maker: Maker, name: str, first: TensorType | None) -> TensorType:
     """A type for the input `name`, which mostly goes with the first one's."""
     codes = ["codes", "codes", "codes per axis"]
     if first is None:
+        if maker.gates:
+            return maker.type(maker.shape(maker.rank), "float32")
         return maker.type(
             maker.shape(maker.rank),
             maker.random.choice([*codes, "codes", "float32", "float32", "bool", "int64"]),
         )
     channels = first.shape[-1] if first.shape else 1
     kinds = ["float32", "float32", "codes"] if first.is_float else codes
+    if maker.gates:
+        return recurrent_operand(maker, name, first)
     if name == "w":
         kernel = [maker.random.choice([1, 1, 2, 3]) for _ in range(first.rank - 2)]
         shapes = [(2, *kernel, channels), (*kernel, channels), (channels, 2), (4, channels)]
@@ -152,6 +159,17 @@ def operand(maker: Maker, name: str, first: TensorType | None) -> TensorType:
     )
 
 
+def recurrent_operand(maker: Maker, name: str, x: TensorType) -> TensorType:
+    """A state, weights or a bias for two hidden units."""
+    if name in ("h0", "c0"):
+        return maker.type((*x.shape[1:2], 2), "float32")
+    rows = maker.gates * maker.random.choice([2, 2, 2, 2, 3])
+    if name.startswith("b"):
+        return maker.type((rows,), "float32")
+    kind = maker.random.choice(["codes", "codes per axis", "float32"])
+    return maker.type((rows, x.shape[-1] if name == "w_ih" else 2), kind)
+
+
 def per_axis(type: TensorType) -> bool:
     return type.quant is not None and type.quant.axis is not None
 
@@ -165,6 +183,8 @@ def case(name: str, maker: Maker) -> Model:
         for key, usual in {"groups": 1, "clamp": None, "dilation": (1,) * (maker.rank - 2)}.items():
             if key in fields:
                 fields[key] = usual
+        if maker.gates:
+            fields["numerics"] = "fbgemm"
     types: dict[str, TensorType] = {}
     for value in (
         part.rstrip("*?") for part in cls.INPUTS if not part.endswith("?") or maker.sometimes(0.5)

@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from nprt import rounding
 from nprt.errors import ShapeError
 from nprt.ir import Array, Op, Tensor, TensorType, numel
 from nprt.ops import rules
@@ -23,6 +22,8 @@ from nprt.rounding import fma
 
 # From the gates of the input, the gates of the state, and the states, to the next states, the first of them h.
 Step = Callable[..., tuple[Array, ...]]
+
+NUMERICS = ("fbgemm", "onednn", "qnnpack")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class RecurrentOp(Op):
 
     Fields:
         reverse: the sequence runs from its end to its beginning; y stays in the order of x.
-        numerics: as in `dynamic_linear`; without effect on float32 weights.
+        numerics: as in `dynamic_linear`, but not `ort`; without effect on float32 weights.
         reduce_range: as in `dynamic_linear`.
     """
 
@@ -52,6 +53,7 @@ class RecurrentOp(Op):
         biases: dict[str, TensorType | None],
     ) -> tuple[TensorType, TensorType]:
         """The types of y and of each state."""
+        rules.require_numerics(self.numerics, NUMERICS)
         rules.require_rank("x", x, (3,))
         length, batch, _ = x.shape
         rules.require_rank("w_hh", weights["w_hh"], (2,))
@@ -67,7 +69,6 @@ class RecurrentOp(Op):
             if in_floats:
                 rules.require_dtype("x", source, "float32")
                 rules.require_dtype(what, w, "float32")
-                rules.require_numerics(self.numerics, rounding.DYNAMIC)
                 if bias is not None and (bias.dtype, bias.shape) != ("float32", w.shape[:1]):
                     rules.reject(f"the bias {bias} of {what} is not float32 of shape {w.shape[:1]}")
             else:
