@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from nprt.converters.pipeline import convert
 from nprt.converters.quantize import QuantizationConfig
 from nprt.converters.verify import moved
-from nprt.errors import BackendUnavailableError, ModelError, UnsupportedOpError
+from nprt.errors import BackendUnavailableError, ModelError, NprtError, UnsupportedOpError
 from nprt.ir import Array, Model, Origin
 from nprt.version import __version__
 
@@ -111,6 +111,51 @@ def from_torch(
     for sentence in found if importer.traits.quantized and not integer else ():
         log.warning("%s: %s", name, sentence)
     return replace(model, origin=replace(model.origin, notes=(*model.origin.notes, *found)))
+
+
+@dataclass(frozen=True)
+class TorchSource:
+    """A torch model as a command names it.
+
+    Attributes:
+        example: the arguments that come with it; None if none do.
+    """
+
+    module: Any
+    example: Any
+
+    def read(self, path: str, error: type[NprtError]) -> dict[str, Array]:
+        """The arrays of an `.npz` or `.npy` file, for the inputs of the module if these are known."""
+        from nprt.arrays import read_arrays
+        from nprt.converters.torch_ops import source
+
+        module, _ = source.load(self.module)
+        if self.example is None:
+            return read_arrays(path, dict.fromkeys(source.required_inputs(module)), error)
+        args, kwargs = source.call_of(self.example)
+        feeds = source.feeds_of(module, args, kwargs)
+        return read_arrays(path, {name: array.dtype for name, array in feeds.items()}, error)
+
+    def arguments(self, arrays: Mapping[str, Array]) -> Any:
+        """The module's arguments, with these arrays in the order of its inputs."""
+        from nprt.converters.torch_ops import source
+
+        return source.arguments_from(self.example, arrays)
+
+    def weight_bytes(self) -> int:
+        """Bytes of its parameters and buffers."""
+        from nprt.converters.torch_ops import source
+
+        module, _ = source.load(self.module)
+        return source.weight_bytes(module)
+
+
+def open_torch(spec: str) -> TorchSource:
+    """The torch model that `package.module:factory`, or the path of a `.pt2` or `.pt` file, names."""
+    _torch()
+    from nprt.converters.torch_ops import source
+
+    return TorchSource(*source.resolve(spec))
 
 
 def torch_values(module: Any, example_inputs: Any, engine: str | None = None) -> dict[str, Array]:

@@ -24,6 +24,9 @@ FLOAT = TensorType("float32", ())
 # Stands in a value's name between the value it was derived from and what was done, as in "conv1~nhwc".
 DERIVED = "~"
 
+# The word for values whose elements are in another order than those of the source's value; it stays in their names.
+REORDERED = "reordered"
+
 
 class Graph:
     """Values with types, constants, and ops in execution order."""
@@ -172,7 +175,7 @@ class Graph:
                 base = name.split(DERIVED)[0]
                 base = re.sub(r"[^A-Za-z0-9_.\-]+", ".", base).strip(".-") or "constant"
             candidate, count = base, 0
-            if candidate in taken and words:
+            if words and (candidate in taken or REORDERED in words):
                 candidate = base = f"{base}.{words[-1]}"
             while candidate in taken:
                 count += 1

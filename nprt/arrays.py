@@ -24,9 +24,9 @@ def is_npy(path: str) -> bool:
 
 
 def read_arrays(
-    path: str, expected: Mapping[str, np.dtype[Any]], error: type[NprtError]
+    path: str, expected: Mapping[str, np.dtype[Any] | None], error: type[NprtError]
 ) -> dict[str, Array]:
-    """The arrays for the inputs in `expected`, each of the dtype that it says.
+    """The arrays for the inputs in `expected`, each of the dtype that it says; None takes any.
 
     A dtype that fits into it is converted exactly (float16 to float32, int32 to int64). Nothing else is: the bytes
     of an image are not yet what a float model was trained on. A single input also takes a `.npy` file, or an `.npz`
@@ -72,8 +72,10 @@ def _load(path: str, names: Sequence[str], error: type[NprtError]) -> dict[str, 
     return arrays
 
 
-def _fit(path: str, name: str, array: Array, dtype: np.dtype[Any], error: type[NprtError]) -> Array:
-    if array.dtype == dtype:
+def _fit(
+    path: str, name: str, array: Array, dtype: np.dtype[Any] | None, error: type[NprtError]
+) -> Array:
+    if dtype is None or array.dtype == dtype:
         return array
     kinds = "f" if dtype.kind == "f" else "iu"
     if array.dtype.kind in kinds and np.can_cast(array.dtype, dtype, "safe"):

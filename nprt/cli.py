@@ -1,13 +1,16 @@
-"""The command `nprt`: convert a model, run it, look at it.
+"""The command `nprt`: convert a model, run it, look at it, compare it with its source.
 
-Exit codes: 0 done; 1 it failed, for a reason written to stderr; 2 the command line is wrong; 130 interrupted.
+Exit codes: 0 done; 1 it failed, for a reason written to stderr, or `compare` found differences beyond what is
+tolerated; 2 the command line is wrong; 130 interrupted.
 What a command needs is imported when it runs, so that `nprt --version` starts at once.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
+import math
 import os
 import sys
 import time
@@ -20,6 +23,7 @@ from nprt.version import __version__
 if TYPE_CHECKING:
     import numpy as np
 
+    from nprt.compare import Comparison, Row
     from nprt.converters import QuantizationConfig
     from nprt.ir import Model
 
@@ -41,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     level = log.level
     log.setLevel(logging.DEBUG if options.debug else logging.WARNING)
     try:
-        options.command(options)
+        code = int(options.command(options) or 0)
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read our output has had enough. What is still buffered must not fail again at exit.
@@ -58,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         log.removeHandler(handler)
         log.setLevel(level)
-    return 0
+    return code
 
 
 class _Formatter(logging.Formatter):
@@ -86,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_convert(commands)
     _add_run(commands)
     _add_info(commands)
+    _add_compare(commands)
     return parser
 
 
@@ -97,9 +102,14 @@ def _add_command(commands: Any, name: str, function: Any, help: str) -> argparse
 
 
 def _add_convert(commands: Any) -> None:
-    parser = _add_command(commands, "convert", convert, "convert an ONNX model to int8")
+    parser = _add_command(commands, "convert", convert, "convert an ONNX or torch model to int8")
     add = parser.add_argument
-    add("model", help="an ONNX file, float or quantized")
+    add(
+        "model",
+        nargs="?",
+        help="an ONNX file, float or quantized; or what torch.export.save (.pt2) or torch.jit.save (.pt) wrote",
+    )
+    _add_torch(parser)
     add("-o", "--output", help="default: the name of the model, with .nprt")
     add(
         "-c",
@@ -110,10 +120,11 @@ def _add_convert(commands: Any) -> None:
     )
     add(
         "--numerics",
-        choices=("auto", "integer", "ort", "ort-int8"),
+        choices=("auto", "integer", "ort", "ort-int8", "torch"),
         default="auto",
         help="integer: fixed point only; ort: as onnxruntime computes; ort-int8: the same with its session "
-        "option qdqisint8allowed; auto (default): integer for a float model, ort for a quantized one",
+        "option qdqisint8allowed; torch: as the engine of a torch model computes; auto (default): integer for a "
+        "float model, ort or torch for a quantized one",
     )
     add("--require-integer", action="store_true", help="fail if an op works on float32")
     add("--integer-edges", action="store_true", help="inputs and outputs are codes, not float32")
@@ -165,6 +176,60 @@ def _add_info(commands: Any) -> None:
     add("--ops", action="store_true", help="also print the op list")
 
 
+def _add_torch(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("torch models")
+    group.add_argument(
+        "--torch",
+        metavar="PACKAGE.MODULE:FACTORY",
+        help="a function that returns a torch module, or the module and its example inputs; or a .pt2 or .pt file",
+    )
+    group.add_argument(
+        "--example",
+        metavar="DATA",
+        help="example inputs for a torch model, .npz or .npy; default: those that come with it, or --calibration",
+    )
+    group.add_argument(
+        "--engine",
+        choices=("fbgemm", "x86", "onednn", "qnnpack"),
+        help="the engine that a torch model was quantized for (default: torch's current one)",
+    )
+    group.add_argument("--fixed-batch", action="store_true", help="keep the batch of the example")
+
+
+def _add_compare(commands: Any) -> None:
+    parser = _add_command(
+        commands,
+        "compare",
+        compare,
+        "run a model beside the torch model it came from, or beside another .nprt file, and compare op by op",
+    )
+    add = parser.add_argument
+    add("model", help="an .nprt file")
+    add("other", nargs="?", help="another .nprt file of the same network")
+    add("-i", "--input", required=True, help=".npz with an array for each input, or .npy")
+    _add_torch(parser)
+    add(
+        "--isolate",
+        action="store_true",
+        help="give each op the other run's inputs, so that a difference shows only where it is made",
+    )
+    add(
+        "--tolerance",
+        type=float,
+        default=0.0,
+        metavar="CODES",
+        help="exit with 1 if codes differ by more (default: 0)",
+    )
+    add(
+        "--float-tolerance",
+        type=float,
+        default=1e-5,
+        metavar="RATIO",
+        help="exit with 1 if floats differ by more than this share of the largest (default: 1e-5)",
+    )
+    add("--json", action="store_true", help="print everything as JSON")
+
+
 def _positive(text: str) -> int:
     if not (text.isdecimal() and int(text) >= 1):
         raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least 1")
@@ -184,24 +249,60 @@ def _shape(text: str) -> tuple[str, tuple[int | str, ...]]:
 
 
 def convert(options: argparse.Namespace) -> None:
-    output = options.output or os.path.splitext(options.model)[0] + ".nprt"
+    source = options.torch or options.model
+    if source is None or (options.torch and options.model):
+        raise ValueError("give one model to convert: a file, or --torch PACKAGE.MODULE:FACTORY")
+    output = options.output or _default_output(source)
     folder = os.path.dirname(os.path.abspath(output))
     if not os.path.isdir(folder):
         raise FileNotFoundError(2, "no such folder to write the model to", folder)
-    if os.path.exists(output) and os.path.samefile(options.model, output):
+    if os.path.exists(output) and os.path.exists(source) and os.path.samefile(source, output):
         raise ValueError(
             f"{output}: the output would replace the source; give another name with -o"
         )
 
-    from nprt.arrays import read_arrays
-    from nprt.converters import from_onnx
     from nprt.info import summary
 
+    start = time.perf_counter()
+    torch = options.torch or source.endswith((".pt2", ".pt"))
+    model, weights = _from_torch(options, source) if torch else _from_onnx(options)
+    model.save(output)
+    if model.origin.engine and _quantization_flags(options):
+        sys.stderr.write(
+            f"nprt: warning: {source} was quantized already; "
+            f"{', '.join(_quantization_flags(options))} had no effect\n"
+        )
+    if not options.quiet:
+        facts = summary(model)
+        _write(f"{source} -> {output}, in {time.perf_counter() - start:.1f} s\n")
+        before, after = _bytes(weights), _bytes(facts["weight_bytes"])
+        rows = [*_op_rows(model, facts), ("weights", [f"{before} -> {after}"])]
+        if facts["float_ops"] and not (options.calibration or model.origin.engine):
+            rows.append(("hint", ["with --calibration, more of it can work on integers"]))
+        if model.origin.notes:
+            rows.append(("notes", list(model.origin.notes)))
+        _write_table(rows, indent=2)
+
+
+def _default_output(source: str) -> str:
+    name = source.rpartition(":")[2] if ":" in os.path.basename(source) else source
+    return os.path.splitext(name)[0] + ".nprt"
+
+
+def _from_onnx(options: argparse.Namespace) -> tuple[Model, int]:
+    """The converted model, and the bytes of the source's weights."""
+    from nprt.arrays import read_arrays
+    from nprt.converters import from_onnx
+
+    given = [name for name in ("example", "engine", "fixed_batch") if getattr(options, name)]
+    if given:
+        raise ValueError(
+            f"--{given[0].replace('_', '-')} is for torch models; {options.model} is ONNX"
+        )
     expected, weights = _inspect_onnx(options.model)
     calibration = None
     if options.calibration is not None:
         calibration = read_arrays(options.calibration, expected, CalibrationError)
-    start = time.perf_counter()
     model = from_onnx(
         options.model,
         calibration=calibration,
@@ -211,20 +312,43 @@ def convert(options: argparse.Namespace) -> None:
         require_integer=options.require_integer,
         progress=not options.quiet and sys.stderr.isatty(),
     )
-    model.save(output)
-    if model.origin.engine and _quantization_flags(options):
-        sys.stderr.write(
-            f"nprt: warning: {options.model} was quantized already; "
-            f"{', '.join(_quantization_flags(options))} had no effect\n"
+    return model, weights
+
+
+def _from_torch(options: argparse.Namespace, spec: str) -> tuple[Model, int]:
+    """The converted model, and the bytes of the source's weights."""
+    from nprt.converters import from_torch
+    from nprt.converters.from_torch import open_torch
+
+    if options.shape:
+        raise ValueError(
+            "--shape is for ONNX models; the shapes of a torch model are its example's"
         )
-    if not options.quiet:
-        facts = summary(model)
-        _write(f"{options.model} -> {output}, in {time.perf_counter() - start:.1f} s\n")
-        before, after = _bytes(weights), _bytes(facts["weight_bytes"])
-        rows = [*_op_rows(model, facts), ("weights", [f"{before} -> {after}"])]
-        if facts["float_ops"] and not (options.calibration or model.origin.engine):
-            rows.append(("hint", ["with --calibration, more of it can work on integers"]))
-        _write_table(rows, indent=2)
+    source = open_torch(spec)
+    calibration = None
+    if options.calibration is not None:
+        calibration = source.read(options.calibration, CalibrationError)
+    example = source.example
+    if options.example is not None:
+        example = source.arguments(source.read(options.example, InputError))
+    elif example is None and calibration is not None:
+        example = source.arguments({name: array[:2] for name, array in calibration.items()})
+    if example is None:
+        raise ValueError(
+            f"{spec} comes without example inputs; give some with --example, or return them from the factory"
+        )
+    model = from_torch(
+        source.module,
+        example,
+        calibration=calibration,
+        numerics=options.numerics,
+        config=_config(options),
+        engine=options.engine,
+        batch_axis=None if options.fixed_batch else 0,
+        require_integer=options.require_integer,
+        progress=not options.quiet and sys.stderr.isatty(),
+    )
+    return model, source.weight_bytes()
 
 
 def run(options: argparse.Namespace) -> None:
@@ -279,9 +403,73 @@ def info(options: argparse.Namespace) -> None:
             _write(line + "\n")
 
 
+def compare(options: argparse.Namespace) -> int:
+    from nprt.arrays import read_arrays
+    from nprt.compare import compare as compare_runs
+    from nprt.compare import values_of
+    from nprt.file import load
+
+    if (options.torch is None) == (options.other is None):
+        raise ValueError(
+            "give what to compare with: another .nprt file, or --torch PACKAGE.MODULE:FACTORY"
+        )
+    model = load(options.model)
+    dtypes = {name: model.types[name].numpy for name in model.inputs}
+    feeds = read_arrays(options.input, dtypes, InputError)
+    if options.torch is not None:
+        from nprt.converters.from_torch import open_torch, torch_values
+
+        source = open_torch(options.torch)
+        expected = torch_values(source.module, source.arguments(feeds), options.engine)
+    else:
+        expected = values_of(load(options.other), feeds)
+    result = compare_runs(model, feeds, expected, isolate=options.isolate)
+    first = result.first_beyond(options.tolerance, options.float_tolerance)
+    other = options.torch or options.other
+    if options.json:
+        rows = [dataclasses.asdict(row) for row in result.rows]
+        for row in rows:
+            row["snr"] = row["snr"] if math.isfinite(row["snr"]) else None
+        diverges = None if first is None else first.name
+        facts = {"rows": rows, "alone": list(result.alone), "first_beyond": diverges}
+        _write_json({"model": options.model, "other": other, **facts})
+    else:
+        _write_comparison(result, first, other)
+    return FAILED if first is not None else 0
+
+
 # --- what is printed ----------------------------------------------------------------------------------
 
 Row = tuple[str, list[str]]  # a heading, and the lines beside it
+
+
+def _write_comparison(result: Comparison, first: Row | None, other: str) -> None:
+    table = [("op", "value", "compared", "differ", "largest", "SNR dB")]
+    for row in result.rows:
+        largest = (
+            f"{row.largest:.0f}" if row.codes else f"{row.largest:.1e}" if row.largest else "0"
+        )
+        snr = "exact" if row.snr == math.inf else f"{row.snr:.1f}"
+        cells = (row.op, row.name, f"{row.compared:,}", f"{row.differing:,}", largest, snr)
+        table.append(cells)
+    widths = [max(len(cells[column]) for cells in table) for column in range(6)]
+    for cells in table:
+        left = [f"{cell:{width}}" for cell, width in zip(cells[:2], widths[:2], strict=True)]
+        right = [f"{cell:>{width}}" for cell, width in zip(cells[2:], widths[2:], strict=True)]
+        _write("  ".join([*left, *right]).rstrip() + "\n")
+    total = sum(row.compared for row in result.rows)
+    differ = sum(row.differing for row in result.rows)
+    _write(f"\n{differ:,} of {total:,} elements in {len(result.rows)} values differ from {other}\n")
+    if result.alone:
+        _write(f"without a counterpart there: {', '.join(_shortened(result.alone))}\n")
+    if first is None:
+        _write("no value is beyond the tolerance\n")
+    else:
+        _write(f"first beyond the tolerance: {first.name}, by {first.op}\n")
+
+
+def _shortened(names: Sequence[str], most: int = 8) -> list[str]:
+    return [*names[:most], *([f"... {len(names) - most} more"] if len(names) > most else [])]
 
 
 def _info_rows(model: Model, facts: Mapping[str, Any]) -> list[Row]:

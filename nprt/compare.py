@@ -98,6 +98,19 @@ def compare(
     return Comparison(tuple(rows), tuple(alone))
 
 
+def values_of(model: Model, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """Every value that an op of `model` makes, by name, for `compare` of another model. Raises InputError."""
+    arrays = check_feeds(model, feeds)
+    values: dict[str, Array] = {}
+
+    def observe(name: str, type: TensorType, array: Array) -> None:
+        values[name] = array
+
+    with np.errstate(all="ignore"):
+        ReferenceBackend(model).run(arrays, bind_dims(model, arrays), (), observe)
+    return values
+
+
 def _aligned(array: Array, other: Array) -> Array | None:
     """`other` in the axis order of `array`; of several that fit, the one that agrees best. None if none fits."""
     if other.size != array.size or other.ndim != array.ndim:

@@ -31,7 +31,11 @@ def float_ops(model: Model) -> list[Op]:
         op
         for op in model.ops
         if not at_edge(op)
-        and any(model.types[name].is_float for name in (*op.used_inputs(), *op.outputs))
+        and any(
+            model.types[name].is_float
+            for name in (*op.used_inputs(), *op.outputs)
+            if name not in model.constants
+        )
     ]
 
 
@@ -84,7 +88,7 @@ def summary(model: Model) -> dict[str, Any]:
     numerics: dict[str, int] = {}
     for op in model.ops:
         counts[op.name] = counts.get(op.name, 0) + 1
-        rule = getattr(op, "numerics", None)
+        rule = None if isinstance(op, Quantize) else getattr(op, "numerics", None)
         if rule is not None and not model.types[op.outputs[0]].is_float:
             numerics[rule] = numerics.get(rule, 0) + 1
     return {

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nprt.converters.graph import Graph, Rewriter
+from nprt.converters.graph import DERIVED, REORDERED, Graph, Rewriter
 from nprt.ir import Op, TensorType
 from nprt.ops.add import Add
 from nprt.ops.argmax import Argmax
@@ -252,7 +252,10 @@ def flatten_into_linear(graph: Graph) -> None:
             graph.constants[op.inputs[1]][:, order], op.inputs[1], types[op.inputs[1]].quant
         )
         x = rewriter.add(
-            Reshape, t.inputs[0], out=f"{reshape.outputs[0]}~nhwc", like=types[reshape.outputs[0]]
+            Reshape,
+            t.inputs[0],
+            out=f"{reshape.outputs[0]}{DERIVED}{REORDERED}",
+            like=types[reshape.outputs[0]],
         )
         rewriter.emit(dataclasses.replace(op, inputs=(x, weights, *op.inputs[2:])))
         return True

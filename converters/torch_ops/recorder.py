@@ -55,6 +55,9 @@ DEQUANTIZE = (
     "quantized_decomposed.dequantize_per_channel",
 )
 
+# Operators that permute the axes of known float32, or copy it, and of its codes as well.
+PERMUTES = ("aten.t", "aten.transpose", "aten.permute", "aten.detach", "aten.alias", "aten.clone")
+
 
 @dataclass(frozen=True)
 class Ref:
@@ -64,19 +67,29 @@ class Ref:
 
 
 @dataclass(frozen=True, eq=False)
+class Codes:
+    """8-bit codes, or int32, with one scale and zero point, or one of each for every index along `axis`."""
+
+    tensor: torch.Tensor
+    scale: torch.Tensor
+    zero_point: torch.Tensor
+    axis: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Known:
     """A tensor that does not depend on the inputs.
 
     Attributes:
         name: that of the parameter or buffer it is or was made from; "" if none.
         repeats: the axis along which it repeats its first index, once for each sample; None for none.
-        dequantized: where it is float32 that an operator of DEQUANTIZE made, that operator's arguments.
+        codes: what it was dequantized from, if it was.
     """
 
     tensor: torch.Tensor
     name: str = ""
     repeats: int | None = None
-    dequantized: tuple[Any, ...] | None = None
+    codes: Codes | None = None
 
 
 @dataclass(frozen=True)
@@ -88,15 +101,18 @@ class Place:
         kind: the class of that module.
         line: `file:line`, or "" where it is not known.
         leaf: whether that module has no modules of its own.
+        node: the name of the operator's node, where it is from a graph.
     """
 
     module: str = ""
     kind: str = ""
     line: str = ""
     leaf: bool = False
+    node: str = ""
 
     def __str__(self) -> str:
-        parts = [self.module or "the root module", f"({self.kind})" if self.kind else ""]
+        where = self.module or (f"node {self.node}" if self.node else "the root module")
+        parts = [where, f"({self.kind})" if self.kind else ""]
         return " ".join(filter(None, parts)) + (f" at {self.line}" if self.line else "")
 
 
@@ -159,7 +175,7 @@ class _Recorder(TorchDispatchMode):
         self._fixed = set(self._names)
         self._refs: dict[int, Ref] = {}
         self._alive: list[Any] = [tensor for _, tensor in named]
-        self._dequantized: dict[int, tuple[Any, ...]] = {}
+        self._codes: dict[int, Codes] = {}
         self._storages: dict[int, set[int]] = {}
         self._stale: set[int] = set()
 
@@ -183,8 +199,8 @@ class _Recorder(TorchDispatchMode):
                 self._problem("it reads a tensor that was changed in place through a view of it")
             return ref
         snapshot = item if id(item) in self._fixed else item.detach().clone()
-        source = self._dequantized.get(id(item))
-        return Known(snapshot.detach(), self._names.get(id(item), ""), dequantized=source)
+        codes = self._codes.get(id(item))
+        return Known(snapshot.detach(), self._names.get(id(item), ""), codes=codes)
 
     def derived(self, items: Any) -> bool:
         return any(
@@ -216,11 +232,9 @@ class _Recorder(TorchDispatchMode):
         if not self.derived((args, kwargs)):
             out = func(*args, **kwargs)
             self._name_known(args, out)
+            self._keep_codes(name, func, args, out)
             for tensor in written:
-                self._dequantized.pop(id(tensor), None)
-            if name in DEQUANTIZE:
-                self._dequantized[id(out)] = args
-                self._alive.append(out)
+                self._codes.pop(id(tensor), None)
             return out
         if name in READS_DATA:
             self._problem(
@@ -248,7 +262,8 @@ class _Recorder(TorchDispatchMode):
 
     def place(self) -> Place:
         if self.stack and self.stack[-1].module:
-            return replace(self.stack[-1], line=_user_line())
+            line = _user_line() or (self.node.line if self.node else "")
+            return replace(self.stack[-1], line=line)
         if self.node is not None:
             return self.node
         return replace(self.stack[-1] if self.stack else Place(), line=_user_line())
@@ -266,13 +281,23 @@ class _Recorder(TorchDispatchMode):
             self._names[id(out)] = names.pop()
             self._alive.append(out)
 
+    def _keep_codes(self, name: str, func: Callable[..., Any], args: Any, out: Any) -> None:
+        codes = None
+        if name in DEQUANTIZE:
+            codes = _codes_of(name, args)
+        elif name in PERMUTES and id(args[0]) in self._codes:
+            codes = _permuted(self._codes[id(args[0])], func, args[1:])
+        if codes is not None:
+            self._codes[id(out)] = codes
+            self._alive.append(out)
+
     @contextmanager
     def hooks(self) -> Iterator[None]:
         """Follow which module is running."""
 
         def enter(module: torch.nn.Module, args: Any) -> None:
             name = self._modules.get(id(module), "")
-            leaf = next(module.children(), None) is None
+            leaf = all(child.startswith("_packed") for child, _ in module.named_children())
             self.stack.append(Place(name, type(module).__name__, leaf=leaf))
 
         def leave(module: torch.nn.Module, args: Any, result: Any) -> None:
@@ -328,7 +353,8 @@ def _place_of(node: torch.fx.Node) -> Place:
     stack = list((node.meta.get("nn_module_stack") or {}).values())
     module, kind = stack[-1] if stack else ("", "")
     module = module.removeprefix("L['self'].").removeprefix("L__self__.")
-    kind = kind.rpartition(".")[2] if isinstance(kind, str) else getattr(kind, "__name__", "")
+    path = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
+    kind = path.rpartition(".")[2]
     trace = node.meta.get("stack_trace") or ""
     found = [line for line in trace.splitlines() if line.lstrip().startswith("File")]
     line = ""
@@ -337,7 +363,8 @@ def _place_of(node: torch.fx.Node) -> Place:
         if os.sep + "torch" + os.sep not in name:
             line = f"{name}:{rest.split(',')[0]}"
             break
-    return Place(module or node.name, kind, line, leaf=bool(module))
+    leaf = path.startswith("torch.nn.") and ".container." not in path
+    return Place(module, kind, line, leaf=bool(module) and leaf, node=node.name)
 
 
 def record(
@@ -396,11 +423,7 @@ def input_names(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
         names = [node.name for node in module.graph.nodes if node.op == "placeholder"]
         if len(names) == len(tensors_of(args)) + len(tensors_of(dict(kwargs))):
             return names
-    try:
-        parameters = inspect.signature(getattr(module, "forward", module)).parameters.values()
-        positional = [p.name for p in parameters if p.kind is not p.VAR_POSITIONAL]
-    except (TypeError, ValueError):
-        positional = []
+    positional = parameters_of(module)
     names = []
     for index, argument in enumerate(args):
         base = positional[index] if index < len(positional) else f"input_{index}"
@@ -408,6 +431,20 @@ def input_names(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
     for key, argument in kwargs.items():
         names += _names_of(key, argument)
     return names
+
+
+def parameters_of(module: Any, *, required: bool = False) -> list[str]:
+    """The names of the arguments of a module's `forward`; with `required`, of those that have no default."""
+    if isinstance(module, torch.jit.ScriptModule):
+        arguments = module.forward.schema.arguments[1:]
+        return [a.name for a in arguments if not (required and a.has_default_value())]
+    try:
+        parameters = inspect.signature(getattr(module, "forward", module)).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    named = [p for p in parameters if p.kind in kinds]
+    return [p.name for p in named if not (required and p.default is not p.empty)]
 
 
 def _names_of(base: str, argument: Any) -> list[str]:
@@ -479,6 +516,31 @@ def _value(tensor: torch.Tensor, keep_data: bool) -> Value:
         last is not None and tensor.is_contiguous(memory_format=last),
         data,
     )
+
+
+def _codes_of(name: str, args: Any) -> Codes | None:
+    """What an operator of DEQUANTIZE was given; None for what nprt does not have as codes."""
+    tensor = args[0]
+    if name != "aten.dequantize":
+        scale, zero_point = (torch.as_tensor(item) for item in args[1:3])
+        axis = args[3] if name.endswith("per_channel") else None
+        return Codes(tensor.clone(), scale, zero_point, axis)
+    if not tensor.is_quantized or tensor.qscheme() == torch.per_channel_affine_float_qparams:
+        return None
+    if tensor.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric):
+        numbers = torch.tensor(tensor.q_scale()), torch.tensor(tensor.q_zero_point())
+        return Codes(tensor.int_repr(), *numbers)
+    scales, zero_points = tensor.q_per_channel_scales(), tensor.q_per_channel_zero_points()
+    return Codes(tensor.int_repr(), scales, zero_points, tensor.q_per_channel_axis())
+
+
+def _permuted(codes: Codes, func: Callable[..., Any], rest: Any) -> Codes:
+    """Codes through an operator of PERMUTES."""
+    tensor = func(codes.tensor, *rest)
+    if codes.axis is None:
+        return replace(codes, tensor=tensor)
+    sizes = torch.empty([*range(2, 2 + tensor.ndim)], device="meta")  # tell the axes apart
+    return replace(codes, tensor=tensor, axis=func(sizes, *rest).shape.index(2 + codes.axis))
 
 
 def _storage(tensor: torch.Tensor) -> int:

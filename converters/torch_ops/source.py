@@ -9,9 +9,10 @@ import zipfile
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
-from nprt.converters.torch_ops.recorder import input_names, tensors_of
+from nprt.converters.torch_ops.recorder import input_names, mapped, parameters_of, tensors_of
 from nprt.errors import InputError, ModelFormatError
 from nprt.ir import Array
 
@@ -116,9 +117,12 @@ def feeds_of(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> d
     return {name: plain(tensor) for name, tensor in zip(names, tensors, strict=True)}
 
 
-def tensors_from(module: Any, arrays: Mapping[str, Array]) -> dict[str, torch.Tensor]:
-    """Keyword arguments for `module` from arrays by the names of its inputs."""
-    return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+def arguments_from(example: Any, arrays: Mapping[str, Array]) -> Any:
+    """Arguments like `example` with the tensors of `arrays`, in order; positional tensors where there is no example."""
+    tensors = iter([torch.from_numpy(np.array(array)) for array in arrays.values()])
+    if example is None:
+        return tuple(tensors)
+    return mapped(lambda item: next(tensors) if isinstance(item, torch.Tensor) else item, example)
 
 
 def plain(tensor: torch.Tensor) -> Array:
@@ -126,3 +130,14 @@ def plain(tensor: torch.Tensor) -> Array:
     tensor = tensor.detach().cpu()
     array: Array = (tensor.int_repr() if tensor.is_quantized else tensor).numpy()
     return array
+
+
+def required_inputs(module: Any) -> list[str]:
+    """The names of the inputs that a module cannot do without, where there is no example to see them."""
+    return parameters_of(module, required=True)
+
+
+def weight_bytes(module: Any) -> int:
+    """Bytes of the parameters and buffers of a module, packed ones included."""
+    state = module.state_dict() if isinstance(module, torch.nn.Module) else {}
+    return sum(tensor.nbytes for tensor in tensors_of(list(state.values())))
