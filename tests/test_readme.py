@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nprt.cli import main
@@ -38,17 +39,45 @@ def test_examples(tmp_path, monkeypatch, capsys):
     (tmp_path / "models").mkdir()
     shutil.copy(ROOT / "models" / "digits.onnx", tmp_path / "models")
     monkeypatch.chdir(tmp_path)
-    (example,) = blocks("python")
-    exec(compile(example, "README.md", "exec"), {})
+    exec(compile(blocks("python")[0], "README.md", "exec"), {})
     capsys.readouterr()
-    (console,) = blocks("console")
+    run_console(blocks("console")[0], ["convert", "info", "run"], capsys)
+
+
+def run_console(console, verbs, capsys):
+    """Each command of a console block prints what stands below it."""
     shown = commands(console)
-    assert [shlex.split(command)[1] for command, _ in shown] == ["convert", "info", "run"]
+    assert [shlex.split(command)[1] for command, _ in shown] == verbs
     for command, output in shown:
         program, *arguments = shlex.split(command)
         assert program == "nprt"
         assert main(arguments) == 0
         assert steady(capsys.readouterr().out) == steady(output)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_torch_examples(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("torch")
+    pytest.importorskip("sklearn")
+    from models.data import digits
+    from models.torch_example import Net, quantized
+
+    monkeypatch.chdir(tmp_path)
+    images = digits().calibration_images
+    np.savez("digits.npz", input=images)
+    _, example, *rest = blocks("python")
+    assert not rest
+    module, inputs = quantized()
+    scope = {
+        "quantized_module": module,
+        "float_module": Net(),
+        "example_inputs": inputs,
+        "images": images,
+    }
+    exec(compile(example, "README.md", "exec"), scope)
+    _, console, *rest = blocks("console")
+    assert not rest
+    run_console(console, ["convert", "compare"], capsys)
 
 
 def test_demo(capsys):
