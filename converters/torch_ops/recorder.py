@@ -36,7 +36,7 @@ READS_DATA = (
     "aten.masked_select",
 )
 
-# Composite operators that are kept whole: their parts merge the batch with other dimensions.
+# Composite operators that are kept whole: their parts merge the batch with other dimensions, or repeat for each step.
 WHOLE: dict[Any, str] = {
     torch._C._nn.linear: "aten.linear",
     torch.ops.aten.linear.default: "aten.linear",
@@ -44,6 +44,10 @@ WHOLE: dict[Any, str] = {
     torch.Tensor.matmul: "aten.matmul",
     torch.Tensor.__matmul__: "aten.matmul",
     torch.ops.aten.matmul.default: "aten.matmul",
+    torch._C._VariableFunctions.lstm: "aten.lstm",
+    torch.ops.aten.lstm.input: "aten.lstm",
+    torch._C._VariableFunctions.gru: "aten.gru",
+    torch.ops.aten.gru.input: "aten.gru",
     torch._C._nn.scaled_dot_product_attention: "aten.scaled_dot_product_attention",
     torch.ops.aten.scaled_dot_product_attention.default: "aten.scaled_dot_product_attention",
 }

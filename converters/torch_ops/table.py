@@ -5,7 +5,7 @@ Names are without overload, and without the underscore at the end that marks wri
 
 from __future__ import annotations
 
-from nprt.converters.torch_ops import elementwise, layers, movement, quantized
+from nprt.converters.torch_ops import dynamic, elementwise, layers, movement, pt2e, quantized
 from nprt.converters.torch_ops.elementwise import (
     Translate,
     binary,
@@ -26,6 +26,8 @@ from nprt.converters.torch_ops.pooling import (
 from nprt.converters.torch_ops.quantized import on_codes
 from nprt.ops.add import Add
 from nprt.ops.div import Div
+from nprt.ops.gru import Gru
+from nprt.ops.lstm import Lstm
 from nprt.ops.maximum import Maximum
 from nprt.ops.minimum import Minimum
 from nprt.ops.mul import Mul
@@ -181,12 +183,38 @@ TRANSLATIONS: dict[str, Translate] = {
     "aten.index_select": movement.index_select,
     "aten.index": movement.index,
     "aten.embedding": movement.embedding,
+    # layers quantized at run time, and recurrent layers
+    "quantized.linear_dynamic": dynamic.linear(),
+    "quantized.linear_relu_dynamic": dynamic.linear("relu"),
+    "quantized.linear_dynamic_fp16": dynamic.linear(),
+    "quantized.linear_relu_dynamic_fp16": dynamic.linear("relu"),
+    "quantized.conv1d_dynamic": dynamic.conv,
+    "quantized.conv2d_dynamic": dynamic.conv,
+    "quantized.conv3d_dynamic": dynamic.conv,
+    "quantized.conv_transpose1d_dynamic": dynamic.conv,
+    "quantized.conv_transpose2d_dynamic": dynamic.conv,
+    "quantized.conv_transpose3d_dynamic": dynamic.conv,
+    "aten.quantized_lstm": dynamic.quantized_recurrent(Lstm),
+    "aten.quantized_gru": dynamic.quantized_recurrent(Gru),
+    "quantized.quantized_lstm_cell_dynamic": dynamic.cell(Lstm),
+    "quantized.quantized_gru_cell_dynamic": dynamic.cell(Gru),
+    "quantized.quantized_rnn_tanh_cell_dynamic": dynamic.elman_cell("tanh"),
+    "quantized.quantized_rnn_relu_cell_dynamic": dynamic.elman_cell("relu"),
+    "aten.lstm": dynamic.float_recurrent(Lstm),
+    "aten.gru": dynamic.float_recurrent(Gru),
+    "aten.mkldnn_rnn_layer": dynamic.float_layer,
     # between floats and codes
     "aten.quantize_per_tensor": quantized.quantize_per_tensor,
     "aten.dequantize": quantized.dequantize,
-    "quantized_decomposed.quantize_per_tensor": quantized.decomposed_quantize,
-    "quantized_decomposed.dequantize_per_tensor": quantized.decomposed_dequantize,
-    "quantized_decomposed.dequantize_per_channel": quantized.decomposed_dequantize_per_channel,
+    "quantized_decomposed.quantize_per_tensor": pt2e.quantize,
+    "quantized_decomposed.dequantize_per_tensor": pt2e.dequantize,
+    "quantized_decomposed.quantize_per_channel": pt2e.refuse(
+        "activations with one scale for each channel are not supported; quantize them per tensor"
+    ),
+    "quantized_decomposed.dequantize_per_channel": pt2e.dequantize_per_channel,
+    "quantized_decomposed.choose_qparams": pt2e.choose(symmetric=False),
+    "quantized_decomposed.choose_qparams_symmetric": pt2e.choose(symmetric=True),
+    "quantized_decomposed.convert_element_type": pt2e.convert_element_type,
     # int8 kernels
     "quantized.conv1d": quantized.conv(1),
     "quantized.conv2d": quantized.conv(2),
