@@ -240,13 +240,13 @@ def import_recording(
         namespace, _, operator = call.op.partition(".")
         plain = operator if operator.startswith("__") else operator.rstrip("_")
         translate = TRANSLATIONS.get(f"{namespace}.{plain}")
-        if importer.is_blocked(call):
-            importer.block(call)
-            continue
         if translate is None:
             importer.report(
                 call, "this operator is not supported; replace it, or cut the model before it"
             )
+            continue
+        if importer.is_blocked(call):
+            importer.block(call)  # what it reads could not be translated, which is already reported
             continue
         before = len(importer.graph.ops)
         try:
