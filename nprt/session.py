@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,28 @@ from nprt.reference import ReferenceBackend
 
 log = logging.getLogger("nprt")
 
-BACKENDS = {"numpy": ReferenceBackend}
+
+
+def _jit(model: Model, threads: int | None) -> Any:
+    try:
+        from nprt.jit.backend import JitBackend
+    except ImportError as error:
+        raise BackendUnavailableError(
+            f"backend 'numba' needs llvmlite ({error}); pip install 'nprt[numba]'"
+        ) from error
+    return JitBackend(model, threads)
+
+
+BACKENDS: dict[str, Callable[[Model, int | None], Any]] = {
+    "numpy": ReferenceBackend,
+    "numba": _jit,
+}
+
+
+def fastest() -> str:
+    """The backend that "auto" stands for: what NPRT_BACKEND says, or the fastest that is installed."""
+    default = "numba" if importlib.util.find_spec("llvmlite") is not None else "numpy"
+    return os.environ.get("NPRT_BACKEND", default)
 
 
 @dataclass(frozen=True)
@@ -78,7 +100,7 @@ class Session:
         if threads is not None and (type(threads) is not int or threads < 1):
             raise ValueError(f"threads={threads!r}; expected None or an integer of at least 1")
         if backend == "auto":
-            backend = os.environ.get("NPRT_BACKEND", "numpy")
+            backend = fastest()
         if backend not in BACKENDS:
             raise BackendUnavailableError(
                 f"backend {backend!r} is not one of {', '.join(BACKENDS)}"

@@ -1,0 +1,88 @@
+"""The JIT backend: plans for the shapes that come, run by one native call. Same results as the NumPy backend, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+
+import numpy as np
+
+from nprt.ir import Array, Model
+from nprt.jit import run, simd
+from nprt.jit.kernels.table import KERNELS
+from nprt.jit.plan import Plan
+from nprt.reference import ReferenceBackend
+
+PLANS = 8  # how many shapes of inputs a session remembers
+LEAST_MACS = 500_000  # below, a second thread costs more than it brings
+
+
+class JitBackend:
+    """Runs a checked model. Threads that call it at once take turns."""
+
+    name = "numba"
+
+    def __init__(self, model: Model, threads: int | None = None) -> None:
+        """
+        Args:
+            threads: how many a run may use; None for all processors that this process may use.
+        """
+        self.model = model
+        self.level = simd.choose()
+        self.threads = threads if threads is not None else _processors()
+        self.native = run.native(self.level)
+        self._plans: OrderedDict[tuple[tuple[str, int], ...], Plan | None] = OrderedDict()
+        self._lock = threading.Lock()
+        self._reference = ReferenceBackend(model)
+
+    def plan(self, dims: Mapping[str, int]) -> Plan | None:
+        """The plan for these sizes; None where something is empty and the reference runs."""
+        key = tuple(sorted(dims.items()))
+        if key in self._plans:
+            self._plans.move_to_end(key)
+            return self._plans[key]
+        shapes = [type.bind(dims).shape for type in self.model.types.values()]
+        empty = any(0 in shape for shape in shapes)
+        plan = None if empty else Plan(self.model, dims, self.level, KERNELS)
+        self._plans[key] = plan
+        if len(self._plans) > PLANS:
+            self._plans.popitem(last=False)
+        return plan
+
+    def run(
+        self, feeds: Mapping[str, Array], dims: Mapping[str, int], keep: tuple[str, ...]
+    ) -> dict[str, Array]:
+        """Run the model once; see `ReferenceBackend.run`."""
+        with self._lock:
+            plan = self.plan(dims)
+            if plan is None:
+                return self._reference.run(feeds, dims, keep)
+            for name, buffer in plan.inputs.items():
+                plan.put(buffer, feeds[name])
+            self._run_segments(plan)
+            results: dict[str, Array] = {}
+            for name in keep:
+                array = plan.get(plan.outputs[name], name) if name in plan.outputs else feeds[name]
+                results[name] = array.copy() if np.may_share_memory(array, plan.arena) else array
+            return results
+
+    def _run_segments(self, plan: Plan) -> None:
+        threads = self.threads
+        if sum(step.macs for step in plan.steps) < LEAST_MACS:
+            threads = 1
+        table = plan.table.ctypes.data
+        for segment in plan.segments:
+            if not isinstance(segment, tuple):
+                segment()
+            elif threads == 1:
+                self.native.run(table, *segment, 0, 1, 0)
+            else:
+                run.pool(threads).run(self.native, table, *segment)
+
+
+def _processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

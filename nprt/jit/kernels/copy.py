@@ -1,0 +1,117 @@
+"""Moving bytes: padding, transposes, slices, joins. Same result as the assignment of one strided view to another.
+
+Up to four outer axes are walked with strides in bytes; the innermost part is a *run* of adjacent bytes, or, where the
+elements are not adjacent, a row of elements of 1, 2, 4 or 8 bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nprt.jit.emit import I8, I16, I32, I64, Kernel, Value
+from nprt.jit.simd import Level
+
+AXES = 5
+RECORD = np.dtype(
+    [
+        (name, "i8")
+        for name in (
+            *("from", "to", "count"),
+            *(f"{what}{axis}" for axis in range(AXES) for what in ("size", "from_step", "to_step")),
+            *("run", "from_item", "to_item"),
+        )
+    ]
+)
+ITEMS = {1: I8, 2: I16, 4: I32, 8: I64}
+
+
+def emit(name: str, level: Level, item: int) -> Any:
+    """`item` 0 copies runs of bytes; else rows of elements of so many bytes."""
+    k = Kernel(name, RECORD)
+    begin, end = k.share(k.arg("count"))
+    run = k.arg("run")
+    sizes = [k.arg(f"size{axis}") for axis in range(AXES)]
+    steps = [(k.arg(f"from_step{axis}"), k.arg(f"to_step{axis}")) for axis in range(AXES)]
+    with k.range(begin, end) as index:
+        source, target = k.arg("from"), k.arg("to")
+        rest: Value = index
+        for axis in reversed(range(AXES)):
+            at = rest % sizes[axis]
+            rest = rest // sizes[axis]
+            source, target = source + at * steps[axis][0], target + at * steps[axis][1]
+        if item:
+            from_item, to_item = k.arg("from_item"), k.arg("to_item")
+            with k.range(0, run) as i:
+                k.store(k.load(source + i * from_item, ITEMS[item]), target + i * to_item)
+        else:
+            whole = run // level.bytes * level.bytes
+            with k.range(0, whole, level.bytes) as i:
+                k.store(k.load(source, level.i8, i), target, i)
+            with k.when(whole < run):
+                level.store_first(k, k.load(source, level.i8, whole), target + whole, run - whole)
+    return k.finish()
+
+
+def merge(
+    shape: tuple[int, ...], source: tuple[int, ...], target: tuple[int, ...]
+) -> list[tuple[int, int, int]]:
+    """(size, step, step) of the axes, without those of size 1, neighbours joined where both steps allow it."""
+    axes: list[tuple[int, int, int]] = []
+    for size, a, b in zip(shape, source, target, strict=True):
+        if size == 1:
+            continue
+        if axes and axes[-1][1] == a * size and axes[-1][2] == b * size:
+            axes[-1] = (axes[-1][0] * size, a, b)
+        else:
+            axes.append((size, a, b))
+    return axes
+
+
+def add_step(
+    p: Any,
+    op: Any,
+    source: Any,
+    target: Any,
+    shape: tuple[int, ...],
+    from_steps: tuple[int, ...],
+    to_steps: tuple[int, ...],
+    item: int,
+    from_start: int = 0,
+    to_start: int = 0,
+    what: str = "copy",
+) -> bool:
+    """Copy elements of `item` bytes between buffers; steps in bytes. False if there are too many axes."""
+    axes = merge((*shape, 1), (*from_steps, item), (*to_steps, item))
+    if axes and axes[-1][1:] == (item, item):
+        run, kind, last = axes.pop()[0] * item, 0, (0, 0)
+    elif axes:
+        (run, *last), kind = axes.pop(), item  # type: ignore[assignment]
+    else:
+        run, kind, last = item, 0, (0, 0)
+    if len(axes) > AXES:
+        return False
+    axes = [(1, 0, 0)] * (AXES - len(axes)) + axes
+    args: dict[str, Any] = {
+        "from": (source, from_start),
+        "to": (target, to_start),
+        "count": int(np.prod([size for size, _, _ in axes])),
+        "run": run,
+        "from_item": last[0],
+        "to_item": last[1],
+    }
+    for axis, (size, a, b) in enumerate(axes):
+        args |= {f"size{axis}": size, f"from_step{axis}": a, f"to_step{axis}": b}
+    level = p.level
+    p.step(
+        op,
+        f"copy {kind}",
+        lambda name: emit(name, level, kind),
+        RECORD,
+        args,
+        reads=[source],
+        writes=[target],
+        note=what,
+    )
+    return True

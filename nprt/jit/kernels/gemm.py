@@ -1,0 +1,286 @@
+"""Matrix products: linear and conv. Same result as `ops.linear` and `ops.conv` on codes, with codes or int32 out.
+
+Needs: a constant w whose zero points are 0.
+
+The matrix x is not built. Each of its rows is a set of *runs* of bytes in memory: row r has its run j at
+`x_offset[r] + run_offset[j]`, the same length for all. For linear and a 1x1 convolution that is one run, the channels;
+for a convolution over kh x kw there are kh runs of kw * channels bytes, for neighbouring pixels are neighbours in memory.
+So the input carries its padding with it, and a first layer with one or three channels needs no layout of its own. Runs
+are read in steps of 4 bytes; what is read too much meets weights of 0.
+
+w is packed [panel][step][vector][lane][4]. A tile of R rows by P vectors of channels keeps its sums in registers
+through the whole product, from `init` (bias, and what takes off the zero point of x) to the finished bytes.
+Threads share out the tiles; those of one panel lie together, so that its weights stay in the cache.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from nprt.jit.emit import I8, I32, I64, Kernel, Value
+from nprt.jit.kernels import stage as stages
+from nprt.jit.simd import Level
+
+RECORD = np.dtype(
+    [
+        (name, "i8")
+        for name in (
+            *("x", "x_offset", "runs", "run_offset", "run_bytes"),
+            *("w", "panels", "panel_bytes", "panel", "parameters"),
+            *("y", "y_offset", "tiles", "offset", "low", "high"),
+        )
+    ]
+)
+# Of each panel: where its channels begin in a pixel of x and of y (bytes), and how many bytes of y it has.
+PANEL = np.dtype([("x", "i8"), ("y", "i8"), ("count", "i8")])
+
+
+def emit(
+    name: str, level: Level, rows: int, vectors: int, kind: str, layout: tuple[tuple[str, str], ...]
+) -> Any:
+    """The kernel for tiles of `rows` rows by `vectors` vectors."""
+    k = Kernel(name, RECORD)
+    each_row, each_vector = range(rows), range(vectors)
+    item = 4 if kind == "sum" else 1
+    width = vectors * level.lanes * item
+    size = stages.vector_bytes(layout, level.lanes)
+    tiles, runs, run_bytes = k.arg("tiles"), k.arg("runs"), k.arg("run_bytes")
+    begin, end = k.share(k.arg("panels") * tiles)
+    zero = k.arg("offset").truncated(I32).splat(level.lanes)
+    low, high = k.arg("low").truncated(I8), k.arg("high").truncated(I8)
+
+    def addresses(table: str, base: Value, tile: Value) -> list[Value]:
+        at = k.arg(table) + tile * (4 * rows)
+        return [base + k.load(at, I32, 4 * r).unsigned(I64) for r in each_row]
+
+    def tile_of(tile: Value, panel: Value, x_base: Value, y_base: Value, count: Value) -> None:
+        parameters = k.arg("parameters") + panel * (vectors * size)
+        sums = [k.load(parameters, level.i32, v * size) for _ in each_row for v in each_vector]
+        xs = addresses("x_offset", x_base, tile)
+
+        def run(j: Value, carried: list[Value]) -> list[Value]:
+            ahead = k.load(k.arg("run_offset"), I64, j * 8)
+            starts = [x + ahead for x in xs]
+
+            def step(i: Value, carried: list[Value]) -> list[Value]:
+                w, *acc = carried
+                weights = [k.load(w, level.i8, v * level.bytes) for v in each_vector]
+                for r in each_row:
+                    four = level.broadcast4(k, starts[r], i)
+                    for v in each_vector:
+                        at = r * vectors + v
+                        acc[at] = level.dot4(k, acc[at], four, weights[v])
+                return [w + vectors * level.bytes, *acc]
+
+            return k.loop(0, run_bytes, 4, carried, step)
+
+        w = k.arg("w") + panel * k.arg("panel_bytes")
+        _, *sums = k.loop(0, runs, 1, [w, *sums], run)
+        codes = list(sums)
+        for v in each_vector:
+            p = stages.load_parameters(k, level, layout, parameters + v * size)
+            for r in each_row:
+                at = r * vectors + v
+                codes[at] = stages.FORMULAS[kind](k, level, sums[at], p)
+                if kind != "sum":
+                    codes[at] = codes[at] + zero
+        ys = addresses("y_offset", y_base, tile)
+        out = []
+        for r in each_row:
+            row = codes[r * vectors : (r + 1) * vectors]
+            if kind == "sum":
+                out.append([v.bits(level.i8) for v in row])
+            else:
+                parts = ([row[:2], row[2:]] if vectors == 3 else [row[i : i + 4] for i in range(0, vectors, 4)])
+                out.append([stages.to_bytes(k, level, part, low, high) for part in parts])
+        with k.when_else(count.equals(width)) as (whole, part):
+            with whole:
+                for y, pieces in zip(ys, out, strict=True):
+                    at = 0
+                    for piece in pieces:
+                        k.store(piece, y, at)
+                        at += piece.type.count
+            with part:
+                for y, pieces in zip(ys, out, strict=True):
+                    at = 0
+                    for piece in pieces:
+                        left = (count - at).maximum(0).minimum(piece.type.count)
+                        level.store_first(k, piece, y + at, left)
+                        at += piece.type.count
+
+    first, last = begin // tiles, (end + tiles - 1) // tiles
+    with k.range(first, last) as panel:
+        start = (begin - panel * tiles).maximum(0)
+        stop = (end - panel * tiles).minimum(tiles)
+        about = k.arg("panel") + panel * PANEL.itemsize
+        x_base = k.arg("x") + k.load(about, I64, 0)
+        y_base = k.arg("y") + k.load(about, I64, 8)
+        count = k.load(about, I64, 16)
+        with k.range(start, stop) as tile:
+            tile_of(tile, panel, x_base, y_base, count)
+    return k.finish()
+
+
+def lower(p: Any, op: Any) -> bool:
+    """Add the steps of a conv or linear to a plan; False if this kernel does not do it."""
+    types = [p.type(name) if name else None for name in op.inputs]
+    x, w = types[0], types[1]
+    y = p.type(op.outputs[0])
+    weights, bias = p.constant(op.inputs[1]), None
+    if len(op.inputs) > 3 and op.inputs[3]:
+        return False  # a zero point known only at run time
+    if x.is_float or weights is None:
+        return False
+    if len(op.inputs) > 2 and op.inputs[2]:
+        bias = p.constant(op.inputs[2])
+        if bias is None:
+            return False
+    zero_points = w.quant.zero_points if w.quant else np.int32(0)
+    shift = 128 if w.dtype == "uint8" else 0
+    if np.any(zero_points != shift):
+        return False
+    signed = (weights ^ 0x80).view(np.int8) if shift else weights
+    if op.name == "linear":
+        signed = signed[:, np.newaxis, :]  # a convolution of one pixel
+        geometry = Geometry.pixels(p.read(op.inputs[0]), 1, math.prod(x.shape[:-1]))
+    else:
+        geometry = Geometry.windows(p, op, x, y)
+    x_zero = byte_zero_point(x) - p.level.shift
+    start = -x_zero * signed.sum(axis=tuple(range(1, signed.ndim)), dtype=np.int64)
+    stage = stages.stage_of(op, x, w, y, start, bias)
+    if op.name == "linear":
+        out = p.write(op.outputs[0])
+        y_offset = np.arange(geometry.rows) * out.pixel
+    else:
+        out = p.write(op.outputs[0], halo=True)
+        y_offset = out.pixels()
+    add_step(p, op, geometry, signed, stage, out, y_offset)
+    return True
+
+
+def byte_zero_point(type: Any) -> int:
+    """The zero point of 8-bit values as bytes: of int8, 128 more."""
+    zero_point = int(type.quant.zero_points) if type.quant else 0
+    return zero_point + (128 if type.dtype == "int8" else 0)
+
+
+class Geometry:
+    """Where the rows of a product lie in memory."""
+
+    def __init__(self, x: Any, x_offset: Any, runs: Any, taps: int, groups: int) -> None:
+        """
+        Args:
+            x: the buffer.
+            x_offset: (rows,) bytes from its start to each row.
+            runs: (runs,) bytes from there to each run.
+            taps: how many pixels are in a run.
+            groups: of channels.
+        """
+        self.x, self.x_offset, self.runs, self.taps, self.groups = x, x_offset, runs, taps, groups
+
+    @property
+    def rows(self) -> int:
+        return len(self.x_offset)
+
+    @classmethod
+    def pixels(cls, x: Any, groups: int, rows: int) -> Geometry:
+        return cls(x, np.arange(rows) * x.pixel, np.zeros(1, np.int64), 1, groups)
+
+    @classmethod
+    def windows(cls, p: Any, op: Any, x: Any, y: Any) -> Geometry:
+        """Of a convolution: w is (out_channels, *kernel, channels)."""
+        kernel = p.type(op.inputs[1]).shape[1:-1]
+        buffer = p.read(op.inputs[0], op.padding)
+        offsets = buffer.windows(y.shape, op.stride, op.padding)
+        taps = buffer.taps(kernel, op.dilation)
+        if op.groups == 1 and op.dilation[-1] == 1:
+            return cls(buffer, offsets, taps[:: kernel[-1]], kernel[-1], 1)
+        return cls(buffer, offsets, taps, 1, op.groups)
+
+
+def tile_shape(level: Level, rows: int, vectors: int) -> tuple[int, int]:
+    """The tile with the least work for a matrix of `rows` rows and `vectors` vectors of channels.
+
+    A step of a tile takes the greater of its dot products and its loads, two of which start in each cycle, and at least
+    the latency of one dot product.
+    """
+    best = (math.inf, 1, 1)
+    for wide, most in level.tiles.items():
+        for high in range(1, min(most, max(rows, 1)) + 1):
+            cycles = max(high * wide / level.dots_per_cycle, (high + wide) / 2, 4.5) + 0.5
+            work = math.ceil(rows / high) * math.ceil(vectors / wide) * cycles
+            best = min(best, (work, -high, wide))
+    return -best[1], best[2]
+
+
+def add_step(
+    p: Any, op: Any, geometry: Geometry, weights: Any, stage: stages.Stage, y: Any, y_offset: Any
+) -> None:
+    """One product. weights int8 (out_channels, *kernel, channels)."""
+    level: Level = p.level
+    groups, lanes = geometry.groups, level.lanes
+    channels = len(weights) // groups
+    rows, vectors = tile_shape(level, geometry.rows, math.ceil(channels / lanes))
+    matrix = weights.reshape(len(weights), len(geometry.runs), -1)
+    run_bytes = math.ceil(matrix.shape[2] / 4) * 4
+    steps = len(geometry.runs) * run_bytes // 4
+    in_panel = vectors * lanes
+    panels = math.ceil(channels / in_panel)  # of each group
+    padded = np.zeros(
+        (groups, panels * in_panel, len(geometry.runs), run_bytes), np.int8
+    )
+    padded[:, :channels, :, : matrix.shape[2]] = matrix.reshape(
+        groups, channels, *matrix.shape[1:]
+    )
+    packed = padded.reshape(groups * panels, vectors, lanes, steps, 4).transpose(0, 3, 1, 2, 4)
+    order = np.full((groups, panels * in_panel), -1)
+    order[:, :channels] = np.arange(groups * channels).reshape(groups, channels)
+    parameters = stage.pack(order.reshape(-1, lanes), lanes)
+
+    item = 4 if stage.kind == "sum" else 1
+    about = np.zeros((groups, panels), PANEL)
+    first = np.arange(panels) * in_panel
+    about["x"] = (np.arange(groups) * (geometry.x.channels // groups))[:, np.newaxis]
+    about["y"] = item * (np.arange(groups)[:, np.newaxis] * channels + first)
+    about["count"] = item * np.minimum(channels - first, in_panel)
+
+    tiles = math.ceil(geometry.rows / rows)
+    key = f"gemm {rows}x{vectors} {stage.kind}"
+    layout = stage.layout
+    macs = geometry.rows * weights.size
+    p.step(
+        op,
+        key,
+        lambda name: emit(name, level, rows, vectors, stage.kind, layout),
+        RECORD,
+        {
+            "x": geometry.x,
+            "x_offset": repeated(geometry.x_offset, rows),
+            "runs": len(geometry.runs),
+            "run_offset": np.ascontiguousarray(geometry.runs, np.int64),
+            "run_bytes": run_bytes,
+            "w": np.ascontiguousarray(packed),
+            "panels": groups * panels,
+            "panel_bytes": steps * in_panel * 4,
+            "panel": about.reshape(-1),
+            "parameters": parameters,
+            "y": y,
+            "y_offset": repeated(y_offset, rows),
+            "tiles": tiles,
+            "offset": stage.offset,
+            "low": stage.low,
+            "high": stage.high,
+        },
+        reads=[geometry.x],
+        writes=[y],
+        macs=macs,
+    )
+
+
+def repeated(offsets: Any, rows: int) -> Any:
+    """int32 offsets for whole tiles: the last row stands in for those that are missing, and is written twice."""
+    count = math.ceil(len(offsets) / rows) * rows
+    return np.pad(offsets, (0, count - len(offsets)), "edge").astype(np.uint32)

@@ -1,0 +1,228 @@
+"""The end of every product, in registers: int32 sums to bytes by a numerics, exactly as `nprt.rounding` has it.
+
+Bytes are codes of uint8, or codes of int8 plus 128: that is how every kernel sees 8-bit values. The parameters of each
+channel are laid out vector by vector: for each vector of channels its fields one after the other, 8-byte fields as
+two halves (int64 even and odd lanes, as `Level.rescale` takes them; float64 the first and the second half of the lanes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nprt import rounding
+from nprt.ir import Array, TensorType
+from nprt.jit.emit import F32, F64, I64, Kernel, Value, vector
+from nprt.jit.simd import Level, Rescale
+
+Parameters = Mapping[str, Any]  # of one vector of channels: a Value, or two halves
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How sums become bytes.
+
+    Attributes:
+        kind: names the formula; part of the kernel's key.
+        fields: (channels,) arrays, the parameters of each channel. `init` is where a sum starts.
+        offset: added to rounded codes, so that they are bytes: 128 for int8, with the zero point where it comes last.
+        low, high: the clamp, in bytes.
+    """
+
+    kind: str
+    fields: Mapping[str, Array]
+    offset: int = 0
+    low: int = 0
+    high: int = 255
+
+    @property
+    def layout(self) -> tuple[tuple[str, str], ...]:
+        """Names and dtypes of the fields, in order."""
+        return tuple((name, array.dtype.name) for name, array in self.fields.items())
+
+    @property
+    def key(self) -> str:
+        return self.kind
+
+    def pack(self, order: Array, lanes: int) -> Array:
+        """The parameters as bytes.
+
+        Args:
+            order: (vectors, lanes) channel numbers, -1 where there is no channel.
+        """
+        blocks = []
+        for name, array in self.fields.items():
+            values = np.where(order >= 0, array[np.maximum(order, 0)], array.dtype.type(0))
+            if array.dtype == np.int64:
+                if name == "shift" and self.kind == "integer_tall":
+                    values = np.where(np.arange(lanes) % 2, np.maximum(values - 32, 0), values)
+                values = np.concatenate([values[:, 0::2], values[:, 1::2]], axis=1)
+            blocks.append(np.ascontiguousarray(values).view(np.uint8))
+        return np.ascontiguousarray(np.concatenate(blocks, axis=1))
+
+
+def vector_bytes(layout: tuple[tuple[str, str], ...], lanes: int) -> int:
+    """Bytes that the parameters of one vector of channels take up."""
+    return sum(np.dtype(dtype).itemsize * lanes for _, dtype in layout)
+
+
+def load_parameters(
+    k: Kernel, level: Level, layout: tuple[tuple[str, str], ...], address: Value
+) -> Parameters:
+    """The parameters of one vector of channels, from memory laid out by `Stage.pack`."""
+    found: dict[str, Any] = {}
+    offset, half = 0, level.lanes // 2
+    for name, dtype in layout:
+        if dtype in ("int64", "float64"):
+            type = vector(I64 if dtype == "int64" else F64, half)
+            found[name] = (k.load(address, type, offset), k.load(address, type, offset + 8 * half))
+        else:
+            type = level.i32 if dtype == "int32" else level.f32
+            found[name] = k.load(address, type, offset)
+        offset += np.dtype(dtype).itemsize * level.lanes
+    return found
+
+
+# --- formulas: sums and parameters to rounded codes, offset not yet added -----------------------------
+
+
+def _integer(tall: bool) -> Callable[..., Value]:
+    def formula(k: Kernel, level: Level, acc: Value, p: Parameters) -> Value:
+        by = Rescale(p["multiplier"], p["rounding"], p["shift"])
+        return level.rescale(k, acc, by, tall=tall)  # eq. (7)
+
+    return formula
+
+
+def _multiply(k: Kernel, level: Level, acc: Value, p: Parameters) -> Value:
+    return level.round_to_int(k, acc.to_float() * p["multiplier"])  # eq. (8) and (32)
+
+
+def _fbgemm(k: Kernel, level: Level, acc: Value, p: Parameters) -> Value:
+    return level.round_to_int(k, (acc.to_float() + p["bias"]) * p["multiplier"])  # eq. (31)
+
+
+def _fbgemm_tensor(k: Kernel, level: Level, acc: Value, p: Parameters) -> Value:
+    value = k.fma(p["bias"], p["inverse"], acc.to_float())
+    return level.round_to_int(k, value * p["multiplier"])  # eq. (31), one scale for all channels
+
+
+def _onednn(k: Kernel, level: Level, acc: Value, p: Parameters) -> Value:
+    value = acc.to_float() * p["x_scale"] * p["w_scale"] + p["bias"]
+    return level.round_to_int(k, value * p["y_inverse"] + p["y_zero_point"])  # eq. (33)
+
+
+def _pt2e(k: Kernel, level: Level, acc: Value, p: Parameters) -> Value:
+    half = level.lanes // 2
+    parts = []
+    for i in range(2):
+        value = acc.lanes(i * half, half).to_float(F64) * p["x_scale"][i] * p["w_scale"][i]
+        parts.append((value + p["bias"][i]).to_float(F32))
+    return level.round_to_int(k, k.join(parts) * p["y_inverse"])  # eq. (34)
+
+
+FORMULAS: dict[str, Callable[..., Value]] = {
+    "integer": _integer(tall=False),
+    "integer_tall": _integer(tall=True),
+    "multiply": _multiply,
+    "fbgemm": _fbgemm,
+    "fbgemm_tensor": _fbgemm_tensor,
+    "onednn": _onednn,
+    "pt2e": _pt2e,
+    "sum": lambda k, level, acc, p: acc,
+}
+
+
+def stage_of(
+    op: Any, x: TensorType, w: TensorType, y: TensorType, start: Array, bias: Array | None
+) -> Stage:
+    """The stage of a conv, depthwise_conv or linear.
+
+    Args:
+        start: int64 (channels,), what takes the zero points off the sums of bytes.
+        bias: int32 or float32 (channels,), or None.
+    """
+    channels = len(start)
+    added = np.zeros(channels, np.int32) if bias is None else bias
+    real_bias = added.astype(np.float32)
+    if y.dtype == "int32":
+        return Stage("sum", {"init": wrapped(start + added)})
+    shift = 128 if y.dtype == "int8" else 0
+    low, high = op.clamp or y.code_range
+    ends = {"low": low + shift, "high": high + shift}
+    xs, ws, ys, zero_point = x.scale, w.scale, y.scale, int(y.zero_point)
+    init = start if op.numerics in rounding.FLOAT_BIAS else start + added
+
+    def each(value: Any, dtype: type) -> Array:
+        return np.broadcast_to(np.asarray(value, dtype), channels)
+
+    def stage(kind: str, offset: int, **fields: Array) -> Stage:
+        return Stage(kind, {"init": wrapped(init), **fields}, offset + shift, **ends)
+
+    if op.numerics == "integer":
+        real = np.float64(xs) * np.float64(ws) / np.float64(ys)
+        multiplier, bits = (each(v, np.int64) for v in rounding.quantize_multiplier(real))
+        kind, fields = integer_fields(multiplier, bits)
+        return stage(kind, zero_point, **fields)
+    if op.numerics == "ort":
+        multiplier = each(np.float32(xs) * np.float32(ws) / np.float32(ys), np.float32)
+        return stage("multiply", zero_point, multiplier=multiplier)
+    scale = np.float32(xs) * np.float32(ws)
+    if op.numerics == "qnnpack":
+        multiplier = each(scale * (np.float32(1) / np.float32(ys)), np.float32)
+        return stage("multiply", zero_point, multiplier=multiplier)
+    if op.numerics == "fbgemm":
+        multiplier = each(scale / np.float32(ys), np.float32)
+        if np.ndim(ws):
+            return stage(
+                "fbgemm", zero_point, bias=np.float32(real_bias / scale), multiplier=multiplier
+            )
+        inverse = each(np.float32(1) / scale, np.float32)
+        return stage(
+            "fbgemm_tensor", zero_point, bias=real_bias, inverse=inverse, multiplier=multiplier
+        )
+    if op.numerics == "onednn":
+        twice = rounding.twice_inverted
+        return stage(
+            "onednn",
+            0,
+            x_scale=each(twice(xs), np.float32),
+            w_scale=each(twice(ws) if op.name == "linear" else ws, np.float32),
+            bias=real_bias,
+            y_inverse=each(np.float32(1) / twice(ys), np.float32),
+            y_zero_point=each(zero_point, np.float32),
+        )
+    if op.numerics != "pt2e":
+        raise NotImplementedError(f"numerics {op.numerics!r}")
+    return stage(
+        "pt2e",
+        zero_point,
+        x_scale=each(xs, np.float64),
+        w_scale=each(ws, np.float64),
+        bias=real_bias.astype(np.float64),
+        y_inverse=each(np.float32(1) / np.float32(ys), np.float32),
+    )
+
+
+def integer_fields(multiplier: Array, shift: Array) -> tuple[str, dict[str, Array]]:
+    """The formula and the fields of fixed-point factors, int64 (channels,)."""
+    fields = {"multiplier": multiplier, "rounding": np.int64(1) << (shift - 1), "shift": shift}
+    return "integer_tall" if shift.min() >= 32 else "integer", fields
+
+
+def wrapped(numbers: Array) -> Array:
+    """int64 to int32, modulo 2**32: sums wrap around until the last term brings them back."""
+    return numbers.astype(np.int64).astype(np.int32)
+
+
+def to_bytes(
+    k: Kernel, level: Level, vectors: list[Value], low: Value, high: Value, *, interleaved: bool = False
+) -> Value:
+    """Vectors of int32 bytes, not yet saturated, as one vector of bytes within [low, high]."""
+    pack = level.pack_interleaved if interleaved else level.pack_u8
+    packed = pack(k, vectors)
+    size = packed.type.count
+    return packed.maximum_unsigned(low.splat(size)).minimum_unsigned(high.splat(size))

@@ -1,0 +1,486 @@
+"""From a model and the sizes of its free dimensions to a table of kernel calls.
+
+A *buffer* is a place for a value: in the arena, or a constant. 8-bit values are bytes: codes of uint8, codes of int8 plus
+128. A buffer may hold its image with a *halo*, space around each image filled with the zero point, so that a convolution
+reads its padding from memory. A *step* is one kernel call with its arguments, or a call of the reference for an op that
+has no kernel. All buffers lie in one arena; those that never live at the same time share their memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from nprt.ir import Array, Model, Op, Tensor, TensorType
+from nprt.jit import cache
+from nprt.jit.kernels import copy, fill
+from nprt.jit.run import ENTRY
+from nprt.jit.simd import Level
+
+ALIGNMENT = 64
+SLACK = 256  # bytes after a buffer that may be read, or after a value that may be written by whole vectors
+Halo = tuple[tuple[int, int], ...]
+
+
+class Buffer:
+    """Where a value lies."""
+
+    def __init__(
+        self, name: str, shape: Sequence[int], item: int, halo: Halo = (), data: Array | None = None
+    ) -> None:
+        self.name, self.shape, self.item, self.data = name, tuple(shape), item, data
+        self.halo: Halo = halo if any(map(any, halo)) else tuple((0, 0) for _ in self.shape[1:-1])
+        self.offset = 0
+        self.first, self.last = math.inf, -1.0  # the steps between which it is needed
+
+    @property
+    def dense(self) -> bool:
+        return not any(map(any, self.halo))
+
+    @property
+    def channels(self) -> int:
+        """Bytes of one pixel."""
+        return self.shape[-1] * self.item if self.shape else self.item
+
+    pixel = channels
+
+    @property
+    def padded(self) -> tuple[int, ...]:
+        """The shape with the halo."""
+        spatial = self.shape[1:-1]
+        sizes = [n + sum(h) for n, h in zip(spatial, self.halo, strict=True)]
+        return (*self.shape[:1], *sizes, *self.shape[1:][-1:])
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Bytes from one element to the next along each axis."""
+        steps, step = [], self.item
+        for size in reversed(self.padded):
+            steps.append(step)
+            step *= size
+        return tuple(reversed(steps))
+
+    @property
+    def start(self) -> int:
+        """Bytes from the beginning to the first element."""
+        return sum(
+            before * step for (before, _), step in zip(self.halo, self.steps[1:-1], strict=True)
+        )
+
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.padded) * self.item
+
+    def offsets(self, starts: Sequence[Array]) -> Array:
+        """Bytes from the beginning to the pixels at all combinations of positions along the axes before the last."""
+        total = np.zeros((), np.int64)
+        for positions, step in zip(starts, self.steps[:-1], strict=True):
+            total = np.add.outer(total, np.asarray(positions, np.int64) * step)
+        return total.reshape(-1)
+
+    def pixels(self) -> Array:
+        """Of every pixel."""
+        spatial = zip(self.shape[1:-1], self.halo, strict=True)
+        return self.offsets(
+            [np.arange(self.shape[0]), *(np.arange(n) + before for n, (before, _) in spatial)]
+        )
+
+    def windows(self, out: Sequence[Any], stride: Sequence[int], padding: Halo) -> Array:
+        """Of the first tap of the window of every output pixel. The halo covers the padding."""
+        axes = zip(out[1:-1], stride, padding, self.halo, strict=True)
+        positions = [
+            np.arange(n) * step - before + halo for n, step, (before, _), (halo, _) in axes
+        ]
+        return self.offsets([np.arange(out[0]), *positions])
+
+    def taps(self, kernel: Sequence[int], dilation: Sequence[int]) -> Array:
+        """From the first tap of a window to each."""
+        positions = [np.arange(n) * step for n, step in zip(kernel, dilation, strict=True)]
+        return self.offsets([[0], *positions])
+
+    def halo_spans(self) -> Array:
+        """(count, 2): start and size of what lies around the images."""
+        inside = np.zeros(self.padded[:-1], bool)
+        spatial = zip(self.shape[1:-1], self.halo, strict=True)
+        inside[(slice(None), *(slice(b, b + n) for n, (b, _) in spatial))] = True
+        edges = np.flatnonzero(np.diff(inside.reshape(-1), prepend=True, append=True))
+        pixels = edges.reshape(-1, 2)  # outside begins, outside ends
+        return np.stack([pixels[:, 0], pixels[:, 1] - pixels[:, 0]], 1) * self.channels
+
+
+@dataclass(eq=False)
+class Step:
+    """One entry of a plan.
+
+    Attributes:
+        op: the op it belongs to.
+        kernel: the kernel's key, or "reference".
+        args: of a kernel: numbers, buffers (or buffer and offset), arrays.
+        run: of the reference: what to call with the plan's arena.
+    """
+
+    op: Op | None
+    kernel: str
+    reads: tuple[Buffer, ...]
+    writes: tuple[Buffer, ...]
+    build: Callable[[str], Any] | None = None
+    record: np.dtype[Any] | None = None
+    args: dict[str, Any] = field(default_factory=dict)
+    run: Callable[[], None] | None = None
+    barrier: bool = True
+    macs: int = 0
+    note: str = ""
+
+
+class Planner:
+    """What kernels' `lower` functions work with: types, constants, buffers, and a list of steps that grows."""
+
+    def __init__(self, model: Model, dims: Mapping[str, int], level: Level) -> None:
+        self.model, self.dims, self.level = model, dims, level
+        self.steps: list[Step] = []
+        self.places: dict[str, list[Buffer]] = {}  # of each value: the same in several layouts
+        self.halos = self._wanted_halos()
+        self.done: set[str] = set()  # outputs of ops that another op's kernel computes as well
+
+    # --- what lower functions ask
+
+    def type(self, name: str) -> TensorType:
+        return self.model.types[name].bind(self.dims)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(map(int, self.type(name).shape))
+
+    def constant(self, name: str) -> Array | None:
+        return self.model.constants.get(name)
+
+    def read(self, name: str, halo: Halo | None = None, *, fill_with: int | None = None) -> Buffer:
+        """A buffer that holds a value: dense, or with at least a halo.
+
+        Args:
+            fill_with: the byte in the halo; the zero point if it is not given.
+        """
+        if name not in self.places:
+            self.places[name] = [self._constant_buffer(name)]
+        zero = self.zero_byte(name)
+        wanted = zero if fill_with is None else fill_with
+        for place in self.places[name]:
+            if (halo is None and place.dense) or (
+                halo is not None
+                and covers(place.halo, halo)
+                and (wanted == zero or not any(map(any, halo)))
+            ):
+                return place
+        source = self.places[name][0]
+        target = Buffer(name, source.shape, source.item, halo or ())
+        if not target.dense:
+            fill.add_step(self, None, target, target.halo_spans(), wanted)
+        copied = copy.add_step(
+            self,
+            None,
+            source,
+            target,
+            source.shape,
+            source.steps,
+            target.steps,
+            source.item,
+            source.start,
+            target.start,
+            what=f"copy of {name}",
+        )
+        assert copied, "at most three spatial axes"
+        if wanted == zero:
+            self.places[name].append(target)
+        return target
+
+    def any_layout(self, name: str) -> Buffer:
+        """A buffer that holds a value, with whatever halo."""
+        return self.places[name][0] if name in self.places else self.read(name)
+
+    def write(self, name: str, *, halo: bool = False) -> Buffer:
+        """A new buffer for a value that a step is about to make, with the halo that its readers want if `halo`."""
+        type = self.type(name)
+        wanted = self.halos.get(name, ()) if halo else ()
+        buffer = Buffer(name, self.shape(name), type.numpy.itemsize, wanted)
+        if not buffer.dense:
+            fill.add_step(self, None, buffer, buffer.halo_spans(), self.zero_byte(name))
+        self.places[name] = [buffer]
+        return buffer
+
+    def alias(self, name: str, buffer: Buffer) -> None:
+        """A value whose bytes are those of a dense buffer."""
+        shape = self.shape(name)
+        view = View(name, buffer, shape)
+        self.places[name] = [view]
+
+    def zero_byte(self, name: str) -> int:
+        """What stands for 0 among bytes."""
+        type = self.type(name)
+        zero_point = int(type.quant.zero_points) if type.is_codes and type.quant else 0
+        return zero_point + (128 if type.dtype == "int8" else 0)
+
+    def step(
+        self,
+        op: Op | None,
+        kernel: str,
+        build: Callable[[str], Any],
+        record: np.dtype[Any],
+        args: dict[str, Any],
+        *,
+        reads: Sequence[Buffer],
+        writes: Sequence[Buffer],
+        barrier: bool = True,
+        macs: int = 0,
+        note: str = "",
+    ) -> None:
+        self.steps.append(
+            Step(
+                op,
+                kernel,
+                tuple(reads),
+                tuple(writes),
+                build,
+                record,
+                args,
+                barrier=barrier,
+                macs=macs,
+                note=note,
+            )
+        )
+
+    # --- inside
+
+    def _wanted_halos(self) -> dict[str, Halo]:
+        """For each value that is only read by ops that read through a halo, the padding that convolutions want."""
+        wanted: dict[str, Halo] = {}
+        dense: set[str] = set(self.model.outputs)
+        for op in self.model.ops:
+            for name in op.used_inputs():
+                if op.name in ("conv", "depthwise_conv") and name == op.inputs[0]:
+                    padding: Halo = op.padding  # type: ignore[attr-defined]
+                    old = wanted.get(name, tuple((0, 0) for _ in padding))
+                    wanted[name] = tuple(
+                        (max(a, c), max(b, d)) for (a, b), (c, d) in zip(old, padding, strict=True)
+                    )
+                elif op.name not in ("add", "mul"):
+                    dense.add(name)
+        return {name: halo for name, halo in wanted.items() if name not in dense}
+
+    def _constant_buffer(self, name: str) -> Buffer:
+        data = as_bytes(np.ascontiguousarray(self.model.constants[name]))
+        whole = np.zeros(data.nbytes + SLACK, np.uint8)
+        whole[: data.nbytes] = data.reshape(-1).view(np.uint8)
+        return Buffer(name, data.shape, data.itemsize, data=whole)
+
+
+class View(Buffer):
+    """A dense buffer under another name and shape."""
+
+    def __init__(self, name: str, base: Buffer, shape: Sequence[int]) -> None:
+        super().__init__(name, shape, base.item)
+        self.base: Buffer = base.base if isinstance(base, View) else base
+
+
+def root(buffer: Buffer) -> Buffer:
+    """The buffer that owns the memory."""
+    return buffer.base if isinstance(buffer, View) else buffer
+
+
+def covers(have: Halo, need: Halo) -> bool:
+    return all(a >= c and b >= d for (a, b), (c, d) in zip(have, need, strict=True))
+
+
+def as_bytes(array: Array) -> Array:
+    """int8 codes as bytes, 128 more; any other array as it is."""
+    return array.view(np.uint8) ^ np.uint8(128) if array.dtype == np.int8 else array
+
+
+class Plan:
+    """A model for given sizes, ready to run. Not for two threads at once."""
+
+    def __init__(
+        self,
+        model: Model,
+        dims: Mapping[str, int],
+        level: Level,
+        kernels: Mapping[str, Callable[[Planner, Any], bool]],
+    ) -> None:
+        self.model, self.dims, self.level = model, dict(dims), level
+        planner = Planner(model, dims, level)
+        self.inputs = {}
+        for name in model.inputs:
+            self.inputs[name] = planner.write(name)
+        for op in model.ops:
+            if op.outputs[0] in planner.done:
+                continue
+            lower = kernels.get(op.name)
+            count = len(planner.steps)
+            if lower is None or not lower(planner, op):
+                del planner.steps[count:]
+                self._add_reference(planner, op)
+        self.outputs = {name: planner.read(name) for name in model.outputs}
+        self.steps = planner.steps
+        self._place()
+        self._bind()
+
+    def _add_reference(self, planner: Planner, op: Op) -> None:
+        model = self.model
+        reads = {n: planner.read(n) for n in op.used_inputs() if n not in model.constants}
+        writes = [planner.write(name) for name in op.outputs]
+        types = tuple(planner.type(name) for name in op.outputs)
+
+        def operand(name: str) -> Tensor:
+            array = model.constants[name] if name in model.constants else self.get(reads[name], name)
+            return Tensor(model.types[name], array)
+
+        def run() -> None:
+            result = op.reference(*types, *op.arguments(operand))
+            results = result if isinstance(result, tuple) else (result,)
+            for buffer, array in zip(writes, results, strict=True):
+                self.put(buffer, np.asarray(array))
+
+        planner.steps.append(
+            Step(op, "reference", tuple(reads.values()), tuple(writes), run=run)
+        )
+
+    def _place(self) -> None:
+        """Lifetimes, then offsets: the largest buffers first, each at the lowest place that is free while it lives."""
+        buffers: dict[int, Buffer] = {}
+
+        def touch(buffer: Buffer, at: float) -> None:
+            owner = root(buffer)
+            if owner.data is None:
+                buffers[id(owner)] = owner
+                owner.first, owner.last = min(owner.first, at), max(owner.last, at)
+
+        for buffer in self.inputs.values():
+            touch(buffer, -1)
+        for index, step in enumerate(self.steps):
+            for buffer in (*step.reads, *step.writes):
+                touch(buffer, index)
+        for buffer in self.outputs.values():
+            touch(buffer, len(self.steps))
+        # What is written without a barrier may still be written during the next step.
+        placed: list[Buffer] = []
+        self.arena_bytes = 0
+        for buffer in sorted(buffers.values(), key=lambda b: -b.bytes):
+            size = _room(buffer)
+            offset = 0
+            for other in sorted(placed, key=lambda b: b.offset):
+                if other.last < buffer.first or other.first > buffer.last:
+                    continue
+                if offset + size <= other.offset:
+                    break
+                offset = max(offset, other.offset + _room(other))
+            buffer.offset = offset
+            placed.append(buffer)
+            self.arena_bytes = max(self.arena_bytes, offset + size)
+        self.buffers = placed
+        self._memory = np.zeros(self.arena_bytes + ALIGNMENT + SLACK, np.uint8)
+        start = -self._memory.ctypes.data % ALIGNMENT
+        self.arena = self._memory[start:]
+        self.base = self.arena.ctypes.data
+
+    def _bind(self) -> None:
+        """The table of kernels, and the runs of it between calls of references."""
+        table, keep, records = [], [], []
+        self.segments: list[tuple[int, int] | Callable[[], None]] = []
+        for step in self.steps:
+            if step.run is not None:
+                self.segments.append(step.run)
+                continue
+            assert step.build is not None
+            assert step.record is not None
+            record = np.zeros(1, step.record)
+            for name, value in step.args.items():
+                if isinstance(value, np.ndarray):
+                    keep.append(value)
+                    record[name] = value.ctypes.data
+                elif isinstance(value, Buffer):
+                    record[name] = self.address(value)
+                elif isinstance(value, tuple):
+                    record[name] = self.address(value[0]) + value[1]
+                else:
+                    record[name] = value
+            records.append(record)
+            kernel = cache.address(self.level, step.kernel, step.build)
+            table.append((kernel, record.ctypes.data, step.barrier))
+            index = len(table)
+            last = self.segments[-1] if self.segments else None
+            if isinstance(last, tuple):
+                self.segments[-1] = (last[0], index)
+            else:
+                self.segments.append((index - 1, index))
+        for segment in self.segments:
+            if isinstance(segment, tuple):
+                first, last, _ = table[segment[1] - 1]
+                table[segment[1] - 1] = (first, last, True)  # the end of a run is a barrier
+        self.table = np.array(table, ENTRY)
+        self._keep = (keep, records)
+
+    def address(self, buffer: Buffer) -> int:
+        owner = root(buffer)
+        if owner.data is not None:
+            return int(owner.data.ctypes.data)
+        return int(self.base + owner.offset)
+
+    # --- values from outside
+
+    def _view(self, buffer: Buffer) -> Array:
+        owner = root(buffer)
+        return self.arena[owner.offset : owner.offset + buffer.bytes]
+
+    def put(self, buffer: Buffer, array: Array) -> None:
+        """Store an array as the value of a dense buffer."""
+        if array.dtype == np.int8:
+            np.bitwise_xor(
+                array.view(np.uint8), np.uint8(128), out=self._view(buffer).reshape(array.shape)
+            )
+        else:
+            self._view(buffer).view(array.dtype).reshape(array.shape)[...] = array
+
+    def get(self, buffer: Buffer, name: str) -> Array:
+        """The value of a dense buffer; shares memory with the arena unless it is int8."""
+        dtype = self.model.types[name].numpy
+        view = self._view(buffer)
+        if dtype == np.int8:
+            return (view ^ np.uint8(128)).view(np.int8).reshape(buffer.shape)
+        return view.view(dtype).reshape(buffer.shape)
+
+    # --- for people
+
+    def describe(self) -> list[dict[str, Any]]:
+        """For each step: kernel, op, what it reads and writes, and where that lies in the arena."""
+
+        def place(buffer: Buffer) -> dict[str, Any]:
+            owner = root(buffer)
+            where = None if owner.data is not None else owner.offset
+            return {
+                "value": buffer.name,
+                "shape": list(buffer.shape),
+                "halo": [list(pair) for pair in buffer.halo] if not buffer.dense else [],
+                "bytes": buffer.bytes,
+                "offset": where,
+            }
+
+        return [
+            {
+                "kernel": step.kernel,
+                "op": step.op.name if step.op is not None else step.note,
+                "output": step.op.outputs[0] if step.op is not None else "",
+                "reads": [place(b) for b in step.reads],
+                "writes": [place(b) for b in step.writes],
+                "constant_bytes": sum(
+                    v.nbytes for v in step.args.values() if isinstance(v, np.ndarray)
+                ),
+                "macs": step.macs,
+            }
+            for step in self.steps
+        ]
+
+
+def _room(buffer: Buffer) -> int:
+    return -(-(buffer.bytes + SLACK) // ALIGNMENT) * ALIGNMENT
