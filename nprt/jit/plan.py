@@ -219,7 +219,8 @@ class Planner:
     def zero_byte(self, name: str) -> int:
         """What stands for 0 among bytes."""
         type = self.type(name)
-        zero_point = int(type.quant.zero_points) if type.is_codes and type.quant else 0
+        per_tensor = type.is_codes and type.quant is not None and type.quant.axis is None
+        zero_point = int(type.zero_point) if per_tensor else 0
         return zero_point + (128 if type.dtype == "int8" else 0)
 
     def step(
@@ -431,6 +432,8 @@ class Plan:
 
     def _view(self, buffer: Buffer) -> Array:
         owner = root(buffer)
+        if owner.data is not None:
+            return owner.data[: buffer.bytes]
         return self.arena[owner.offset : owner.offset + buffer.bytes]
 
     def put(self, buffer: Buffer, array: Array) -> None:
@@ -443,7 +446,7 @@ class Plan:
             self._view(buffer).view(array.dtype).reshape(array.shape)[...] = array
 
     def get(self, buffer: Buffer, name: str) -> Array:
-        """The value of a dense buffer; shares memory with the arena unless it is int8."""
+        """The value of a dense buffer; shares memory with the plan unless it is int8."""
         dtype = self.model.types[name].numpy
         view = self._view(buffer)
         if dtype == np.int8:

@@ -5,10 +5,36 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from nprt.jit.kernels import gemm
+from nprt.jit.kernels import (
+    binary,
+    depthwise,
+    dequantize,
+    gemm,
+    lookup,
+    max_pool,
+    mean,
+    movement,
+    quantize,
+)
 
 # Adds the steps of an op to a plan, or returns False where the kernel does not do it.
 KERNELS: dict[str, Callable[[Any, Any], bool]] = {
+    "add": binary.lower,
+    "average_pool": mean.lower,
+    "concat": movement.lower_concat,
     "conv": gemm.lower,
+    "depthwise_conv": depthwise.lower,
+    "dequantize": dequantize.lower,
+    "global_average_pool": mean.lower,
     "linear": gemm.lower,
+    "lookup": lookup.lower,
+    "max_pool": max_pool.lower,
+    "mul": binary.lower,
+    "pad": movement.lower_pad,
+    "quantize": quantize.lower,
+    "reduce_mean": mean.lower,
+    "reshape": movement.lower_reshape,
+    "slice": movement.lower_slice,
+    "sub": binary.lower,
+    "transpose": movement.lower_transpose,
 }

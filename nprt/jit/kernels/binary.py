@@ -1,0 +1,230 @@
+"""add, sub and mul of two values of one shape. Same result as `ops.add`, `ops.sub` and `ops.mul` on codes.
+
+Each numerics is its formula of `nprt.rounding`, on vectors. Codes of int8 are bytes minus 128; where a formula only uses
+differences from the zero point, that is folded into the zero point.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nprt import rounding
+from nprt.jit.emit import I8, Kernel, Value
+from nprt.jit.kernels import rows
+from nprt.jit.kernels.stage import to_bytes
+from nprt.jit.simd import Level, Rescale
+
+SCALARS = (
+    *("offset", "low", "high", "a_zero", "b_zero"),
+    *("a_scale", "b_scale", "y_scale", "constant"),  # float32
+    *(f"{which}_{part}" for which in "aby" for part in ("multiplier", "rounding", "shift")),
+)
+RECORD = rows.record(2, *SCALARS)
+
+
+class Terms:
+    """The two operands as vectors, and the scalars, for one use of a formula."""
+
+    def __init__(self, k: Kernel, level: Level, kinds: str) -> None:
+        self.k, self.level, self.kinds = k, level, kinds
+
+    def f(self, name: str) -> Value:
+        return rows.float_arg(self.k, self.level, name)
+
+    def i(self, name: str) -> Value:
+        return rows.int_arg(self.k, self.level, name)
+
+    def rescale(self, which: str, value: Value) -> Value:
+        """`value` in fixed point times a factor. kinds: for a, b and y "t" tall, "s" not, "h" one half of a << 20."""
+        kind = self.kinds["aby".index(which)]
+        if kind == "h":
+            return value >> 1
+        half = self.level.lanes // 2
+        multiplier, rounding_, shift = (
+            self.k.arg(f"{which}_{part}") for part in ("multiplier", "rounding", "shift")
+        )
+        odd = shift - 32 if kind == "t" else shift
+        by = Rescale(
+            (multiplier.splat(half),) * 2, (rounding_.splat(half),) * 2, (shift.splat(half), odd.splat(half))
+        )
+        return self.level.rescale(self.k, value, by, tall=kind == "t")
+
+
+def _integer(t: Terms, name: str, a: Value, b: Value) -> Value:
+    a, b = a - t.i("a_zero"), b - t.i("b_zero")
+    if name == "mul":
+        return t.rescale("y", a * b)
+    a, b = (
+        t.rescale(which, v << rounding.ADD_SHIFT) for which, v in (("a", a), ("b", b))
+    )
+    return t.rescale("y", a + b if name == "add" else a - b)  # eq. (11)
+
+
+def _ort(t: Terms, name: str, a: Value, b: Value) -> Value:
+    if name == "mul":
+        product = ((a - t.i("a_zero")) * (b - t.i("b_zero"))).to_float()
+        return t.level.round_to_int(t.k, product * t.f("a_scale") + t.f("constant"))  # eq. (14)
+    a, b = (a - t.i("a_zero")).to_float(), (b - t.i("b_zero")).to_float()
+    inner = t.k.fma(b, t.f("b_scale"), t.f("constant"))
+    return t.level.round_to_int(t.k, t.k.fma(a, t.f("a_scale"), inner))  # eq. (13)
+
+
+def _combine(name: str, a: Value, b: Value) -> Value:
+    return {"add": a + b, "sub": a - b}[name] if name != "mul" else a * b
+
+
+def _real(t: Terms, name: str, a: Value, b: Value) -> Value:
+    a = (a - t.i("a_zero")).to_float() * t.f("a_scale")
+    b = (b - t.i("b_zero")).to_float() * t.f("b_scale")
+    return _combine(name, a, b)
+
+
+def _onnx(t: Terms, name: str, a: Value, b: Value) -> Value:
+    return t.level.round_to_int(t.k, _real(t, name, a, b) / t.f("y_scale"))  # eq. (15)
+
+
+def _pt2e(t: Terms, name: str, a: Value, b: Value) -> Value:
+    return t.level.round_to_int(t.k, _real(t, name, a, b) * t.f("y_scale"))  # eq. (34)
+
+
+def _fbgemm(t: Terms, name: str, a: Value, b: Value) -> Value:
+    if name == "mul":
+        product = ((a - t.i("a_zero")) * (b - t.i("b_zero"))).to_float()
+        return t.level.round_to_int(t.k, product * t.f("a_scale"))  # eq. (38)
+    # a_zero and b_zero are what makes codes of bytes here, y_multiplier holds b's constant
+    a, b = (a - t.i("a_zero")).to_float(), (b - t.i("b_zero")).to_float()
+    a = t.k.fma(t.f("a_scale"), a, t.f("constant"))
+    b = t.k.fma(t.f("b_scale"), b, t.f("b_multiplier"))
+    return t.level.round_to_int(t.k, (a + b) * t.f("y_scale"))  # eq. (36)
+
+
+FORMULAS = {"integer": _integer, "ort": _ort, "onnx": _onnx, "pt2e": _pt2e, "fbgemm": _fbgemm}
+
+
+def apply(
+    k: Kernel, level: Level, name: str, numerics: str, kinds: str, a: Value, b: Value
+) -> Value:
+    """int32 bytes of y, not saturated, from int32 bytes of a and b."""
+    terms = Terms(k, level, kinds)
+    return FORMULAS[numerics](terms, name, a, b) + terms.i("offset")
+
+
+def emit(name: str, level: Level, op: str, numerics: str, kinds: str) -> Any:
+    k = Kernel(name, RECORD)
+    low, high = k.arg("low").truncated(I8), k.arg("high").truncated(I8)
+
+    def body(k: Kernel, loaded: list[list[Value]]) -> list[Value]:
+        pairs = zip(*loaded, strict=True)
+        return [
+            to_bytes(
+                k, level, [apply(k, level, op, numerics, kinds, a, b) for a, b in pairs], low, high
+            )
+        ]
+
+    return rows.emit(k, level, ["byte", "byte"], "byte", body)
+
+
+def scalars(op: Any, a: Any, b: Any, y: Any) -> tuple[str, dict[str, int]] | None:
+    """The kinds of `Terms.rescale` and the scalar arguments; None where the kernel does not do it."""
+    if not y.is_codes or op.numerics not in FORMULAS:
+        return None
+    shift_a, shift_b, shift_y = (128 if t.dtype == "int8" else 0 for t in (a, b, y))
+    qa, qb, qy = (rounding.Affine(t.scale, t.zero_point) for t in (a, b, y))
+    largest = max(float(qa.scale), float(qb.scale), 1.0) * 256
+    if largest * max(float(qa.scale), float(qb.scale), 1.0) * 256 > 1e38:
+        return None  # float32 might overflow to something that is not a number
+    low, high = op.clamp or y.code_range
+    args = {
+        "offset": int(qy.zero_point) + shift_y,
+        "low": low + shift_y,
+        "high": high + shift_y,
+        "a_zero": int(qa.zero_point) + shift_a,
+        "b_zero": int(qb.zero_point) + shift_b,
+    }
+    bits = rows.float_bits
+    kinds = "sss"
+    f32 = np.float32
+    if op.numerics == "integer":
+        factors: dict[str, Any]
+        if op.name == "mul":
+            factors = {"y": np.float64(qa.scale) * np.float64(qb.scale) / np.float64(qy.scale)}
+        else:
+            twice = 2.0 * np.float64(max(qa.scale, qb.scale))
+            factors = {
+                "a": qa.scale / twice,
+                "b": qb.scale / twice,
+                "y": twice / (2.0**rounding.ADD_SHIFT * np.float64(qy.scale)),
+            }
+        found = dict.fromkeys("aby", "s")
+        for which, real in factors.items():
+            multiplier, shift = map(int, rounding.quantize_multiplier(real))
+            if which != "y" and real == 0.5:
+                found[which] = "h"
+            elif shift >= 32:
+                found[which] = "t"
+            args |= {
+                f"{which}_multiplier": multiplier,
+                f"{which}_rounding": 1 << (shift - 1),
+                f"{which}_shift": shift,
+            }
+        kinds = "".join(found.values())
+    elif op.numerics == "ort" and op.name == "mul":
+        args |= {
+            "a_scale": bits(f32(qa.scale) * f32(qb.scale) / f32(qy.scale)),
+            "constant": bits(qy.zero_point),
+            "offset": shift_y,
+        }
+    elif op.numerics == "ort":
+        a_ratio, b_ratio = f32(qa.scale) / f32(qy.scale), f32(qb.scale) / f32(qy.scale)
+        inner = rounding.fma(a_ratio, f32(qa.zero_point), b_ratio * f32(qb.zero_point))
+        args |= {
+            "a_scale": bits(a_ratio),
+            "b_scale": bits(b_ratio),
+            "constant": bits(f32(qy.zero_point) - f32(inner)),
+            "offset": shift_y,
+            "a_zero": shift_a,
+            "b_zero": shift_b,
+        }
+    elif op.numerics == "fbgemm" and op.name == "mul":
+        factor = f32(qa.scale) * f32(qb.scale) * (f32(1) / f32(qy.scale))
+        args |= {"a_scale": bits(factor)}
+    else:
+        inverse = op.numerics != "onnx"
+        args |= {
+            "a_scale": bits(qa.scale),
+            "b_scale": bits(qb.scale),
+            "y_scale": bits(f32(1) / f32(qy.scale) if inverse else qy.scale),
+        }
+        if op.numerics == "fbgemm":
+            args |= {
+                "constant": bits(-(f32(qa.scale) * f32(qa.zero_point))),
+                "b_multiplier": bits(-(f32(qb.scale) * f32(qb.zero_point))),
+                "a_zero": shift_a,
+                "b_zero": shift_b,
+            }
+    return kinds, args
+
+
+def lower(p: Any, op: Any) -> bool:
+    a, b, y = p.type(op.inputs[0]), p.type(op.inputs[1]), p.type(op.outputs[0])
+    if not (a.shape == b.shape == y.shape) or len(y.shape) < 1:
+        return False
+    found = scalars(op, a, b, y)
+    if found is None:
+        return False
+    kinds, args = found
+    left, right = p.any_layout(op.inputs[0]), p.any_layout(op.inputs[1])
+    out = p.write(op.outputs[0], halo=True)
+    level = p.level
+    p.step(
+        op,
+        f"{op.name} {op.numerics} {kinds}",
+        lambda name: emit(name, level, op.name, op.numerics, kinds),
+        RECORD,
+        {**rows.arguments(out, left, right), **args},
+        reads=[left, right],
+        writes=[out],
+    )
+    return True
