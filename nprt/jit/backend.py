@@ -12,11 +12,10 @@ import numpy as np
 from nprt.ir import Array, Model
 from nprt.jit import run, simd
 from nprt.jit.kernels.table import KERNELS
-from nprt.jit.plan import Plan
+from nprt.jit.plan import Plan, Segment
 from nprt.reference import ReferenceBackend
 
 PLANS = 8  # how many shapes of inputs a session remembers
-LEAST_MACS = 500_000  # below, a second thread costs more than it brings
 
 
 class JitBackend:
@@ -45,7 +44,7 @@ class JitBackend:
             return self._plans[key]
         shapes = [type.bind(dims).shape for type in self.model.types.values()]
         empty = any(0 in shape for shape in shapes)
-        plan = None if empty else Plan(self.model, dims, self.level, KERNELS)
+        plan = None if empty else Plan(self.model, dims, self.level, KERNELS, self.threads)
         self._plans[key] = plan
         if len(self._plans) > PLANS:
             self._plans.popitem(last=False)
@@ -69,17 +68,13 @@ class JitBackend:
             return results
 
     def _run_segments(self, plan: Plan) -> None:
-        threads = self.threads
-        if sum(step.macs for step in plan.steps) < LEAST_MACS:
-            threads = 1
-        table = plan.table.ctypes.data
         for segment in plan.segments:
-            if not isinstance(segment, tuple):
+            if not isinstance(segment, Segment):
                 segment()
-            elif threads == 1:
-                self.native.run(table, *segment, 0, 1, 0)
-            else:
-                run.pool(threads).run(self.native, table, *segment)
+            elif not segment.parallel or not run.pool(self.threads).run(
+                self.native, segment.address, segment.total
+            ):
+                self.native.alone(segment.address, 0, segment.count)
 
 
 def _processors() -> int:

@@ -18,10 +18,12 @@ import numpy as np
 from nprt.ir import Array, Model, Op, Tensor, TensorType
 from nprt.jit import cache
 from nprt.jit.kernels import copy, fill
-from nprt.jit.run import ENTRY
+from nprt.jit.run import ENTRY, keep
 from nprt.jit.simd import Level
 
 ALIGNMENT = 64
+# A guess at how long a step takes, to cut it into chunks of at least GRAIN seconds.
+MACS_PER_SECOND, BYTES_PER_SECOND, GRAIN = 4e11, 3e10, 3e-6
 SLACK = 256  # bytes after a buffer that may be read, or after a value that may be written by whole vectors
 Halo = tuple[tuple[int, int], ...]
 
@@ -299,6 +301,17 @@ def as_bytes(array: Array) -> Array:
     return array.view(np.uint8) ^ np.uint8(128) if array.dtype == np.int8 else array
 
 
+class Segment:
+    """Kernels between two calls of references."""
+
+    def __init__(self, table: Array, total: int) -> None:
+        self.table, self.total = table, total
+        self.address, self.count = table.ctypes.data, len(table)
+        self.parallel = total > len(table)
+        if self.parallel:
+            keep(table)
+
+
 class Plan:
     """A model for given sizes, ready to run. Not for two threads at once."""
 
@@ -308,8 +321,9 @@ class Plan:
         dims: Mapping[str, int],
         level: Level,
         kernels: Mapping[str, Callable[[Planner, Any], bool]],
+        threads: int = 1,
     ) -> None:
-        self.model, self.dims, self.level = model, dict(dims), level
+        self.model, self.dims, self.level, self.threads = model, dict(dims), level, threads
         planner = Planner(model, dims, level)
         self.inputs = {}
         for name in model.inputs:
@@ -386,41 +400,56 @@ class Plan:
         self.base = self.arena.ctypes.data
 
     def _bind(self) -> None:
-        """The table of kernels, and the runs of it between calls of references."""
-        table, keep, records = [], [], []
-        self.segments: list[tuple[int, int] | Callable[[], None]] = []
+        """The tables of kernels, between calls of references."""
+        self.segments: list[Segment | Callable[[], None]] = []
+        entries: list[tuple[int, ...]] = []
+        self._keep: list[Any] = []
+        need = start = 0  # `need`: the chunks before the last barrier
+
+        def close() -> None:
+            nonlocal need, start
+            if entries:
+                self.segments.append(Segment(np.array(entries, ENTRY), start))
+                entries.clear()
+            need = start = 0
+
         for step in self.steps:
             if step.run is not None:
+                close()
                 self.segments.append(step.run)
                 continue
             assert step.build is not None
-            assert step.record is not None
-            record = np.zeros(1, step.record)
-            for name, value in step.args.items():
-                if isinstance(value, np.ndarray):
-                    keep.append(value)
-                    record[name] = value.ctypes.data
-                elif isinstance(value, Buffer):
-                    record[name] = self.address(value)
-                elif isinstance(value, tuple):
-                    record[name] = self.address(value[0]) + value[1]
-                else:
-                    record[name] = value
-            records.append(record)
+            record = self._record(step)
+            self._keep.append((record, step.args))
             kernel = cache.address(self.level, step.kernel, step.build)
-            table.append((kernel, record.ctypes.data, step.barrier))
-            index = len(table)
-            last = self.segments[-1] if self.segments else None
-            if isinstance(last, tuple):
-                self.segments[-1] = (last[0], index)
+            chunks = self._chunks(step)
+            entries.append((kernel, record.ctypes.data, chunks, start, need))
+            start += chunks
+            if step.barrier:
+                need = start
+        close()
+
+    def _record(self, step: Step) -> Array:
+        """The arguments of a kernel."""
+        record = np.zeros(1, step.record)
+        for name, value in step.args.items():
+            if isinstance(value, np.ndarray):
+                record[name] = value.ctypes.data
+            elif isinstance(value, Buffer):
+                record[name] = self.address(value)
+            elif isinstance(value, tuple):
+                record[name] = self.address(value[0]) + value[1]
             else:
-                self.segments.append((index - 1, index))
-        for segment in self.segments:
-            if isinstance(segment, tuple):
-                first, last, _ = table[segment[1] - 1]
-                table[segment[1] - 1] = (first, last, True)  # the end of a run is a barrier
-        self.table = np.array(table, ENTRY)
-        self._keep = (keep, records)
+                record[name] = value
+        return record
+
+    def _chunks(self, step: Step) -> int:
+        """Into how many parts to cut the work of a step."""
+        if self.threads == 1:
+            return 1
+        moved = sum(buffer.bytes for buffer in (*step.reads, *step.writes))
+        seconds = step.macs / MACS_PER_SECOND + moved / BYTES_PER_SECOND
+        return 1 if seconds < 2 * GRAIN else int(min(seconds / (GRAIN or 1e-9), 4 * self.threads))
 
     def address(self, buffer: Buffer) -> int:
         owner = root(buffer)

@@ -1,9 +1,12 @@
 """The executor: one native call runs many kernels on all threads.
 
-A *table* has one entry for each kernel: its address, the address of its arguments, and whether a barrier follows. All
-threads walk the same table; each kernel takes its share by (thread, threads). The caller is thread 0. Workers are Python
-threads inside one long native call (without the GIL): they spin for a while for the next job, then go to sleep on a
-condition. In a barrier threads spin, then yield, for there may be more threads than processors.
+A *table* has one entry for each kernel. Its work is cut into *chunks*, numbered through the whole table; a kernel is
+called as `kernel(args, chunk, chunks)`. Threads claim chunks one by one from a common ticket, once all chunks that the
+entry *needs* are done. Nobody waits for a thread that holds no chunk, so a worker that sleeps, or that the system does
+not run, costs nothing; the caller can do all the work alone. Entries of one chunk are always the caller's.
+
+Workers are Python threads inside one long native call (without the GIL). They spin a while for the next job, then sleep
+on a condition. Waiting threads spin, then yield.
 """
 
 from __future__ import annotations
@@ -13,108 +16,88 @@ import ctypes
 import functools
 import os
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
+from llvmlite import binding, ir
 
 from nprt.ir import Array
 from nprt.jit import cache
-from nprt.jit.emit import I32, I64, POINTER
+from nprt.jit.emit import I32, I64
 from nprt.jit.simd import Level
 
-ENTRY = np.dtype([("kernel", "i8"), ("args", "i8"), ("barrier", "i8")])
+# start: the number of the first chunk. need: how many chunks must be done before one of these begins.
+ENTRY = np.dtype([(name, "i8") for name in ("kernel", "args", "chunks", "start", "need")])
 
-# One cache line for each variable that threads write to.
+# ticket: job << 32 | the next chunk, or -1 while the fields of a job change. Each in a cache line of its own.
 SHARED = np.dtype(
     {
-        "names": ["arrived", "round", "job", "table", "first", "last", "threads", "stop", "yield"],
-        "formats": ["i8"] * 9,
-        "offsets": [0, 64, 128, 192, 200, 208, 216, 256, 320],
-        "itemsize": 384,
+        "names": ["ticket", "done", "table", "total", "stop", "yield"],
+        "formats": ["i8"] * 6,
+        "offsets": [0, 64, 128, 136, 192, 200],
+        "itemsize": 256,
     }
 )
-SPINS_IN_BARRIER = 2000
-SPINS_FOR_JOB = 20_000  # about 0.2 ms to 1 ms, by what a pause takes
+SPINS_BEFORE_YIELD = 2000
+SPINS_FOR_JOB = 20_000  # about half a millisecond
+CHUNK_BITS = 32
 
 
-class Native:
-    """The three functions: `run(table, first, last, thread, threads, shared)`, `publish` and `work`."""
+class _Function:
+    """A native function of int64 arguments under construction."""
 
-    def __init__(self, level: Level) -> None:
-        long = ctypes.c_int64
-        key = f"executor {SPINS_IN_BARRIER} {SPINS_FOR_JOB}"
+    def __init__(self, name: str, arguments: int) -> None:
+        self.module = ir.Module(name)
+        self.function = ir.Function(self.module, ir.FunctionType(I64, [I64] * arguments), name)
+        self.b = ir.IRBuilder(self.function.append_basic_block("entry"))
 
-        def function(suffix: str, result: Any, count: int) -> Any:
-            build = {"run": _emit_run, "publish": _emit_publish, "work": _emit_work}[suffix]
-            address = cache.address(level, f"{key} {suffix}", build)
-            return ctypes.CFUNCTYPE(result, *[long] * count)(address)
+    def block(self, name: str) -> Any:
+        return self.function.append_basic_block(name)
 
-        self.run = function("run", None, 6)
-        self.publish = function("publish", None, 5)
-        self.work = function("work", long, 3)
+    def pointer(self, base: Any, offset: int) -> Any:
+        return self.b.inttoptr(self.b.add(base, I64(offset)), ir.PointerType(I64))
+
+    def load(self, base: Any, offset: int) -> Any:
+        return self.b.load(self.pointer(base, offset), typ=I64, align=8)
+
+    def acquire(self, pointer: Any) -> Any:
+        return self.b.load_atomic(pointer, "acquire", 8, typ=I64)
+
+    def release(self, value: Any, pointer: Any) -> None:
+        self.b.store_atomic(value, pointer, "seq_cst", 8)
+
+    def call(self, address: Any, kind: Any, *operands: Any) -> None:
+        self.b.call(self.b.inttoptr(address, ir.PointerType(kind)), operands)
+
+    def pause(self) -> None:
+        if binding.get_process_triple().startswith("x86_64"):
+            name = "llvm.x86.sse2.pause"
+            kind = ir.FunctionType(ir.VoidType(), [])
+            self.b.call(self.module.globals.get(name) or ir.Function(self.module, kind, name), [])
+
+    def wait(self, shared: Any, spins: Any) -> None:
+        """A pause; after many, give the processor to somebody else."""
+        self.pause()
+        at = self.load(shared, _offset("yield"))
+        many = self.b.icmp_signed(">", spins, I64(SPINS_BEFORE_YIELD))
+        with self.b.if_then(self.b.and_(many, self.b.icmp_signed("!=", at, I64(0)))):
+            self.call(at, ir.FunctionType(I32, []))
 
 
-def _fields(b: Any, shared: Any) -> dict[str, Any]:
+def _offset(name: str) -> int:
     fields: Any = SHARED.fields
-    return {
-        name: b.inttoptr(b.add(shared, I64(offset)), ir.PointerType(I64))
-        for name, (_, offset) in fields.items()
-    }
+    return int(fields[name][1])
 
 
-def _pause(module: Any, b: Any) -> None:
-    if str(cache.binding.get_process_triple()).startswith("x86_64"):
-        name = "llvm.x86.sse2.pause"
-        pause = module.globals.get(name) or ir.Function(
-            module, ir.FunctionType(ir.VoidType(), []), name
-        )
-        b.call(pause, [])
+KERNEL = ir.FunctionType(ir.VoidType(), [I64, I64, I64])
 
 
-def _yield(b: Any, at: Any) -> None:
-    """Call `sched_yield`, whose address is in `shared`, if it is there."""
-    address = b.load(at["yield"], typ=I64, align=8)
-    with b.if_then(b.icmp_unsigned("!=", address, I64(0))):
-        kind = ir.FunctionType(I32, [])
-        _call_address(b, address, kind, [])
-
-
-def _call_address(b: Any, address: Any, kind: Any, operands: list[Any]) -> None:
-    b.call(b.inttoptr(address, ir.PointerType(kind)), operands)
-
-
-def _emit_barrier(module: Any, b: Any, at: dict[str, Any], threads: Any) -> None:
-    """All threads arrive before one goes on."""
-    now = b.load_atomic(at["round"], "acquire", 8, typ=I64)
-    arrived = b.atomic_rmw("add", at["arrived"], I64(1), "acq_rel")
-    with b.if_else(b.icmp_signed("==", arrived, b.sub(threads, I64(1)))) as (last, other):
-        with last:
-            b.store_atomic(I64(0), at["arrived"], "monotonic", 8)
-            b.store_atomic(b.add(now, I64(1)), at["round"], "release", 8)
-        with other:
-            spin, after = b.append_basic_block("spin"), b.append_basic_block("after")
-            before = b.block
-            b.branch(spin)
-            b.position_at_end(spin)
-            count = b.phi(I64)
-            count.add_incoming(I64(0), before)
-            _pause(module, b)
-            with b.if_then(b.icmp_signed(">", count, I64(SPINS_IN_BARRIER))):
-                _yield(b, at)
-            count.add_incoming(b.add(count, I64(1)), b.block)
-            same = b.icmp_signed("==", b.load_atomic(at["round"], "acquire", 8, typ=I64), now)
-            b.cbranch(same, spin, after)
-            b.position_at_end(after)
-
-
-def _emit_walk(
-    module: Any, b: Any, table: Any, first: Any, last: Any, thread: Any, threads: Any, shared: Any
-) -> None:
-    """Call the kernels of the table in turn."""
-    at = _fields(b, shared)
-    head, inside, after = (b.append_basic_block(n) for n in ("head", "inside", "after"))
-    before = b.block
+def _emit_alone(name: str) -> Any:
+    """`alone(table, first, last)`: all entries on this thread."""
+    f = _Function(name, 3)
+    b, (table, first, last) = f.b, f.function.args
+    before, head, inside, after = b.block, f.block("head"), f.block("inside"), f.block("after")
     b.branch(head)
     b.position_at_end(head)
     i = b.phi(I64)
@@ -122,77 +105,120 @@ def _emit_walk(
     b.cbranch(b.icmp_signed("<", i, last), inside, after)
     b.position_at_end(inside)
     entry = b.add(table, b.mul(i, I64(ENTRY.itemsize)))
-    kernel, args, barrier = (
-        b.load(b.inttoptr(b.add(entry, I64(8 * n)), POINTER), typ=I64, align=8) for n in range(3)
-    )
-    kind = ir.FunctionType(ir.VoidType(), [I64, I64, I64])
-    _call_address(b, kernel, kind, [args, thread, threads])
-    many = b.icmp_signed(">", threads, I64(1))
-    with b.if_then(b.and_(many, b.icmp_signed("!=", barrier, I64(0)))):
-        _emit_barrier(module, b, at, threads)
+    f.call(f.load(entry, 0), KERNEL, f.load(entry, 8), I64(0), I64(1))
     i.add_incoming(b.add(i, I64(1)), b.block)
     b.branch(head)
     b.position_at_end(after)
+    b.ret(I64(0))
+    return f.module
 
 
-def _function(name: str, result: Any, count: int) -> tuple[Any, Any, list[Any]]:
-    module = ir.Module(name)
-    function = ir.Function(module, ir.FunctionType(result, [I64] * count), name)
-    return module, ir.IRBuilder(function.append_basic_block("entry")), list(function.args)
+def _emit_drain(f: _Function, shared: Any, *, caller: bool) -> Any:
+    """Claim and run chunks. The caller stays until the job is done, a worker until none came for a while.
+
+    Returns the last ticket that was seen.
+    """
+    b = f.b
+    ticket_at, done_at = f.pointer(shared, _offset("ticket")), f.pointer(shared, _offset("done"))
+    before = b.block
+    names = ("look", "mine", "find", "next", "ready", "claim", "work", "idle", "out")
+    look, mine, find, following, ready, claim, work, idle, out = map(f.block, names)
+    b.branch(look)
+
+    b.position_at_end(look)
+    entry, job, spins = b.phi(I64), b.phi(I64), b.phi(I64)
+    entry.add_incoming(I64(0), before)
+    job.add_incoming(I64(-1), before)
+    spins.add_incoming(I64(0), before)
+    ticket = f.acquire(ticket_at)
+    table, total = f.load(shared, _offset("table")), f.load(shared, _offset("total"))
+    chunk = b.and_(ticket, I64((1 << CHUNK_BITS) - 1))
+    same = b.icmp_signed("==", f.acquire(ticket_at), ticket)  # so table and total belong to it
+    some = b.and_(b.icmp_signed("<", chunk, total), b.icmp_signed(">=", ticket, I64(0)))
+    b.cbranch(b.and_(same, some), mine, idle)
+
+    b.position_at_end(mine)  # another job begins at its first entry
+    this_job = b.ashr(ticket, I64(CHUNK_BITS))
+    first = b.select(b.icmp_signed("==", this_job, job), entry, table)
+    b.branch(find)
+    b.position_at_end(find)
+    at = b.phi(I64)
+    at.add_incoming(first, mine)
+    chunks, start = f.load(at, 16), f.load(at, 24)
+    b.cbranch(b.icmp_signed(">=", chunk, b.add(start, chunks)), following, ready)
+    b.position_at_end(following)
+    at.add_incoming(b.add(at, I64(ENTRY.itemsize)), following)
+    b.branch(find)
+
+    b.position_at_end(ready)
+    done = f.acquire(done_at)
+    may = b.icmp_signed(">=", done, f.load(at, 32))
+    if not caller:
+        may = b.and_(may, b.icmp_signed(">", chunks, I64(1)))
+    b.cbranch(may, claim, idle)
+    b.position_at_end(claim)
+    got = b.cmpxchg(ticket_at, ticket, b.add(ticket, I64(1)), "acq_rel", "acquire")
+    b.cbranch(b.extract_value(got, 1), work, look)
+    for phi, value in ((entry, at), (job, this_job), (spins, I64(0))):
+        phi.add_incoming(value, claim)
+    b.position_at_end(work)
+    f.call(f.load(at, 0), KERNEL, f.load(at, 8), b.sub(chunk, start), chunks)
+    b.atomic_rmw("add", done_at, I64(1), "acq_rel")
+    for phi, value in ((entry, at), (job, this_job), (spins, I64(0))):
+        phi.add_incoming(value, b.block)
+    b.branch(look)
+
+    b.position_at_end(idle)
+    if caller:
+        over = b.icmp_signed(">=", f.acquire(done_at), total)
+    else:
+        stop = f.acquire(f.pointer(shared, _offset("stop")))
+        over = b.or_(
+            b.icmp_signed(">", spins, I64(SPINS_FOR_JOB)), b.icmp_signed("!=", stop, I64(0))
+        )
+    f.wait(shared, spins)
+    # The entry is looked for anew: at is not known here.
+    for phi, value in ((entry, entry), (job, job), (spins, b.add(spins, I64(1)))):
+        phi.add_incoming(value, b.block)
+    b.cbranch(over, out, look)
+    b.position_at_end(out)
+    return ticket
 
 
 def _emit_run(name: str) -> Any:
-    module, b, operands = _function(name, ir.VoidType(), 6)
-    _emit_walk(module, b, *operands)
-    b.ret_void()
-    return module
-
-
-def _emit_publish(name: str) -> Any:
-    """`publish(shared, table, first, last, threads)`: a job for the workers."""
-    module, b, (shared, *values) = _function(name, ir.VoidType(), 5)
-    at = _fields(b, shared)
-    for field, value in zip(("table", "first", "last", "threads"), values, strict=True):
-        b.store(value, at[field], align=8)
-    b.atomic_rmw("add", at["job"], I64(1), "seq_cst")
-    b.ret_void()
-    return module
+    """`run(shared, table, total, job)`: publish a job and stay until it is done."""
+    f = _Function(name, 4)
+    shared, table, total, job = f.function.args
+    ticket = f.pointer(shared, _offset("ticket"))
+    f.release(I64(-1), ticket)
+    for field, value in (("table", table), ("total", total), ("done", I64(0))):
+        f.release(value, f.pointer(shared, _offset(field)))
+    f.release(f.b.shl(job, I64(CHUNK_BITS)), ticket)
+    _emit_drain(f, shared, caller=True)
+    f.b.ret(I64(0))
+    return f.module
 
 
 def _emit_work(name: str) -> Any:
-    """`work(shared, thread, seen)`: do jobs until there is none for a while; returns the number of the last one."""
-    module, b, (shared, thread, seen) = _function(name, I64, 3)
-    at = _fields(b, shared)
-    wait, job, idle, out = (b.append_basic_block(n) for n in ("wait", "job", "idle", "out"))
-    before = b.block
-    b.branch(wait)
-    b.position_at_end(wait)
-    count, done = b.phi(I64), b.phi(I64)
-    count.add_incoming(I64(0), before)
-    done.add_incoming(seen, before)
-    now = b.load_atomic(at["job"], "acquire", 8, typ=I64)
-    b.cbranch(b.icmp_signed("!=", now, done), job, idle)
+    """`work(shared)`: do jobs until there is none for a while; returns the number of the last one."""
+    f = _Function(name, 1)
+    ticket = _emit_drain(f, f.function.args[0], caller=False)
+    f.b.ret(f.b.ashr(ticket, I64(CHUNK_BITS)))
+    return f.module
 
-    b.position_at_end(job)
-    table, first, last, threads = (
-        b.load(at[field], typ=I64, align=8) for field in ("table", "first", "last", "threads")
-    )
-    with b.if_then(b.icmp_signed("<", thread, threads)):
-        _emit_walk(module, b, table, first, last, thread, threads, shared)
-    count.add_incoming(I64(0), b.block)
-    done.add_incoming(now, b.block)
-    b.branch(wait)
 
-    b.position_at_end(idle)
-    _pause(module, b)
-    stop = b.load_atomic(at["stop"], "acquire", 8, typ=I64)
-    over = b.or_(b.icmp_signed(">", count, I64(SPINS_FOR_JOB)), b.icmp_signed("!=", stop, I64(0)))
-    count.add_incoming(b.add(count, I64(1)), b.block)
-    done.add_incoming(done, b.block)
-    b.cbranch(over, out, wait)
-    b.position_at_end(out)
-    b.ret(done)
-    return module
+class Native:
+    """The executor's functions: `alone(table, first, last)`, `run(shared, table, total, job)` and `work(shared)`."""
+
+    def __init__(self, level: Level) -> None:
+        def function(name: str, build: Callable[[str], Any], arguments: int) -> Any:
+            key = f"executor {SPINS_BEFORE_YIELD} {SPINS_FOR_JOB} {name}"
+            kind = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * arguments)
+            return kind(cache.address(level, key, build))
+
+        self.alone = function("alone", _emit_alone, 3)
+        self.run = function("run", _emit_run, 4)
+        self.work = function("work", _emit_work, 1)
 
 
 @functools.cache
@@ -204,7 +230,7 @@ def native(level: Level) -> Native:
 
 
 class Pool:
-    """Workers that all sessions of the process share. One job runs at a time, on all of them."""
+    """Workers that all sessions of the process share. One job runs at a time."""
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
@@ -213,48 +239,53 @@ class Pool:
         self.memory = np.zeros(SHARED.itemsize + 64, np.uint8)
         start = -self.memory.ctypes.data % 64
         self.shared = self.memory[start : start + SHARED.itemsize].view(SHARED)
+        self.shared["ticket"] = -1
         self.address = self.memory.ctypes.data + start
         self.workers: list[threading.Thread] = []
+        self.job = 0
         self.asleep = 0
         self.stopping = False
         try:
-            libc = ctypes.CDLL(None)
-            self.shared["yield"] = ctypes.cast(libc.sched_yield, ctypes.c_void_p).value or 0
+            yield_ = ctypes.CDLL(None).sched_yield
+            self.shared["yield"] = ctypes.cast(yield_, ctypes.c_void_p).value or 0
         except (OSError, AttributeError, TypeError):
-            pass  # then a barrier only spins
+            pass  # then waiting threads only spin
 
-    def run(self, native: Native, table: int, first: int, last: int) -> None:
-        """Run entries first..last of a table on all threads, and return when all are through."""
-        with self.lock:
+    def run(self, native: Native, table: int, total: int) -> bool:
+        """Run a table of `total` chunks; False if another thread's job is running."""
+        if not self.lock.acquire(blocking=False):
+            return False
+        try:
             while len(self.workers) < self.threads - 1:
-                self._start(native, len(self.workers) + 1)
-            with self.wake:
-                native.publish(self.address, table, first, last, self.threads)
-                if self.asleep:
+                self._start(native)
+            self.job = (self.job + 1) % (1 << 30)
+            if self.asleep:
+                with self.wake:
                     self.wake.notify_all()
-            native.run(table, first, last, 0, self.threads, self.address)
+            native.run(self.address, table, total, self.job)
+        finally:
+            self.lock.release()
+        return True
 
-    def _start(self, native: Native, thread: int) -> None:
+    def _start(self, native: Native) -> None:
         worker = threading.Thread(
-            target=self._work,
-            args=(native, thread, int(self.shared["job"][0])),
-            name=f"nprt-{thread}",
-            daemon=True,
+            target=self._work, args=(native,), name=f"nprt-{len(self.workers) + 1}", daemon=True
         )
         self.workers.append(worker)
         worker.start()
 
-    def _work(self, native: Native, thread: int, seen: int) -> None:
+    def _work(self, native: Native) -> None:
         while not self.stopping:
-            seen = native.work(self.address, thread, seen)
+            native.work(self.address)
             with self.wake:
+                seen = self.job
                 self.asleep += 1
-                while int(self.shared["job"][0]) == seen and not self.stopping:
+                while self.job == seen and not self.stopping:
                     self.wake.wait()
                 self.asleep -= 1
 
     def stop(self) -> None:
-        """End the workers; the next run starts others."""
+        """End the workers."""
         self.stopping = True
         self.shared["stop"] = 1
         with self.wake:
@@ -265,6 +296,7 @@ class Pool:
 
 _pools: dict[int, Pool] = {}
 _pools_lock = threading.Lock()
+_tables: list[Array] = []
 
 
 def pool(threads: int) -> Pool:
@@ -273,6 +305,11 @@ def pool(threads: int) -> Pool:
         if threads not in _pools:
             _pools[threads] = Pool(threads)
         return _pools[threads]
+
+
+def keep(table: Array) -> None:
+    """A worker may look at the table of a job that has just ended, so tables stay until the process ends."""
+    _tables.append(table)
 
 
 def _forget() -> None:
