@@ -145,6 +145,10 @@ class Planner:
         self.model, self.dims, self.level = model, dims, level
         self.steps: list[Step] = []
         self.places: dict[str, list[Buffer]] = {}  # of each value: the same in several layouts
+        self.readers: dict[str, list[Op]] = {}
+        for op in model.ops:
+            for name in op.used_inputs():
+                self.readers.setdefault(name, []).append(op)
         self.halos = self._wanted_halos()
         self.done: set[str] = set()  # outputs of ops that another op's kernel computes as well
 
@@ -158,6 +162,15 @@ class Planner:
 
     def constant(self, name: str) -> Array | None:
         return self.model.constants.get(name)
+
+    def sole_reader(self, name: str) -> Op | None:
+        """The op that is the only one to read a value, once, if the value is not an output."""
+        readers = self.readers.get(name, [])
+        return readers[0] if len(readers) == 1 and name not in self.model.outputs else None
+
+    def known(self, name: str) -> bool:
+        """Whether a value is there before the next step."""
+        return name in self.places or name in self.model.constants
 
     def read(self, name: str, halo: Halo | None = None, *, fill_with: int | None = None) -> Buffer:
         """A buffer that holds a value: dense, or with at least a halo.

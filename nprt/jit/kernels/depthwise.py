@@ -38,7 +38,7 @@ def emit(
     begin, end = k.share(k.arg("pixels"))
     channels, unit = k.arg("channels"), level.bytes
     size = stages.vector_bytes(layout, level.lanes)
-    item = 4 if kind == "sum" else 1
+    item = 4 if kind in stages.WIDE else 1
     zero = k.arg("offset").truncated(I32).splat(level.lanes)
     low, high = k.arg("low").truncated(I8), k.arg("high").truncated(I8)
     count = k.arg("fours")

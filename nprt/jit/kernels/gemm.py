@@ -16,11 +16,13 @@ Threads share out the tiles; those of one panel lie together, so that its weight
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from nprt.jit.emit import I8, I32, I64, Kernel, Value
+from nprt.jit.emit import I8, I32, I64, Kernel, Value, vector
+from nprt.jit.kernels import binary
 from nprt.jit.kernels import stage as stages
 from nprt.jit.simd import Level
 
@@ -30,7 +32,8 @@ RECORD = np.dtype(
         for name in (
             *("x", "x_offset", "runs", "run_offset", "run_bytes"),
             *("w", "panels", "panel_bytes", "panel", "parameters"),
-            *("y", "y_offset", "tiles", "offset", "low", "high"),
+            *("y", "y_offset", "tiles", "code_offset", "code_low", "code_high"),
+            *("other", "other_offset", *binary.SCALARS),  # of an add that follows
         )
     ]
 )
@@ -38,25 +41,60 @@ RECORD = np.dtype(
 PANEL = np.dtype([("x", "i8"), ("y", "i8"), ("count", "i8")])
 
 
+@dataclass(frozen=True)
+class Sum:
+    """An add of the product's codes and another value, in the same kernel.
+
+    Attributes:
+        numerics, kinds: see `binary`.
+        first: whether the product is the first operand.
+    """
+
+    numerics: str
+    kinds: str
+    first: bool
+
+
 def emit(
-    name: str, level: Level, rows: int, vectors: int, kind: str, layout: tuple[tuple[str, str], ...]
+    name: str,
+    level: Level,
+    rows: int,
+    vectors: int,
+    kind: str,
+    layout: tuple[tuple[str, str], ...],
+    then: Sum | None = None,
 ) -> Any:
     """The kernel for tiles of `rows` rows by `vectors` vectors."""
     k = Kernel(name, RECORD)
     each_row, each_vector = range(rows), range(vectors)
-    item = 4 if kind == "sum" else 1
+    item = 4 if kind in stages.WIDE else 1
     width = vectors * level.lanes * item
     size = stages.vector_bytes(layout, level.lanes)
     tiles, runs, run_bytes = k.arg("tiles"), k.arg("runs"), k.arg("run_bytes")
     begin, end = k.share(k.arg("panels") * tiles)
-    zero = k.arg("offset").truncated(I32).splat(level.lanes)
-    low, high = k.arg("low").truncated(I8), k.arg("high").truncated(I8)
+    zero, code_low, code_high = (
+        k.arg(n).truncated(I32).splat(level.lanes) for n in ("code_offset", "code_low", "code_high")
+    )
+    ends = ("low", "high") if then else ("code_low", "code_high")
+    low, high = (k.arg(n).truncated(I8) for n in ends)
 
     def addresses(table: str, base: Value, tile: Value) -> list[Value]:
         at = k.arg(table) + tile * (4 * rows)
         return [base + k.load(at, I32, 4 * r).unsigned(I64) for r in each_row]
 
-    def tile_of(tile: Value, panel: Value, x_base: Value, y_base: Value, count: Value) -> None:
+    def add(codes: list[Value], tile: Value, y_ahead: Value) -> None:
+        """Replace codes of the product by those of its sum with the other value."""
+        assert then is not None
+        others = addresses("other_offset", k.arg("other") + y_ahead, tile)
+        for r in each_row:
+            for v in each_vector:
+                at = r * vectors + v
+                own = codes[at].maximum(code_low).minimum(code_high)
+                byte = k.load(others[r], vector(I8, level.lanes), v * level.lanes).unsigned(I32)
+                a, b = (own, byte) if then.first else (byte, own)
+                codes[at] = binary.apply(k, level, "add", then.numerics, then.kinds, a, b)
+
+    def tile_of(tile: Value, panel: Value, x_base: Value, y_ahead: Value, count: Value) -> None:
         parameters = k.arg("parameters") + panel * (vectors * size)
         sums = [k.load(parameters, level.i32, v * size) for _ in each_row for v in each_vector]
         xs = addresses("x_offset", x_base, tile)
@@ -85,16 +123,21 @@ def emit(
             for r in each_row:
                 at = r * vectors + v
                 codes[at] = stages.FORMULAS[kind](k, level, sums[at], p)
-                if kind != "sum":
+                if item == 1:
                     codes[at] = codes[at] + zero
-        ys = addresses("y_offset", y_base, tile)
+        if then:
+            add(codes, tile, y_ahead)
+        ys = addresses("y_offset", k.arg("y") + y_ahead, tile)
         out = []
         for r in each_row:
             row = codes[r * vectors : (r + 1) * vectors]
-            if kind == "sum":
+            if item == 4:
                 out.append([v.bits(level.i8) for v in row])
+            elif vectors == 3:  # packed as four, the last one for nothing
+                four = stages.to_bytes(k, level, [*row, row[2]], low, high)
+                out.append([four.lanes(0, 2 * level.lanes), four.lanes(2 * level.lanes, level.lanes)])
             else:
-                parts = ([row[:2], row[2:]] if vectors == 3 else [row[i : i + 4] for i in range(0, vectors, 4)])
+                parts = [row[i : i + 4] for i in range(0, vectors, 4)]
                 out.append([stages.to_bytes(k, level, part, low, high) for part in parts])
         with k.when_else(count.equals(width)) as (whole, part):
             with whole:
@@ -117,10 +160,10 @@ def emit(
         stop = (end - panel * tiles).minimum(tiles)
         about = k.arg("panel") + panel * PANEL.itemsize
         x_base = k.arg("x") + k.load(about, I64, 0)
-        y_base = k.arg("y") + k.load(about, I64, 8)
+        y_ahead = k.load(about, I64, 8)
         count = k.load(about, I64, 16)
         with k.range(start, stop) as tile:
-            tile_of(tile, panel, x_base, y_base, count)
+            tile_of(tile, panel, x_base, y_ahead, count)
     return k.finish()
 
 
@@ -151,14 +194,44 @@ def lower(p: Any, op: Any) -> bool:
     x_zero = byte_zero_point(x) - p.level.shift
     start = -x_zero * signed.sum(axis=tuple(range(1, signed.ndim)), dtype=np.int64)
     stage = stages.stage_of(op, x, w, y, start, bias)
-    if op.name == "linear":
-        out = p.write(op.outputs[0])
-        y_offset = np.arange(geometry.rows) * out.pixel
-    else:
-        out = p.write(op.outputs[0], halo=True)
-        y_offset = out.pixels()
-    add_step(p, op, geometry, signed, stage, out, y_offset)
+    name = op.outputs[0]
+    following = p.sole_reader(name)
+    if stage.kind == "sum" and following is not None and following.name == "dequantize":
+        axis = y.quant.axis
+        if axis is None or axis == len(y.shape) - 1:
+            stage = stages.dequantized(stage, y.scale)
+            name = fuse(p, following)
+    addition = None
+    if stage.kind not in stages.WIDE and following is not None and following.name == "add":
+        addition = sum_of(p, following, name)
+    if addition is not None:
+        name = fuse(p, following)
+    out = p.write(name, halo=op.name == "conv")
+    y_offset = out.pixels() if op.name == "conv" else np.arange(geometry.rows) * out.pixel
+    add_step(p, op, geometry, signed, stage, out, y_offset, addition)
     return True
+
+
+def fuse(p: Any, op: Any) -> str:
+    """Do the work of `op` in the step at hand: the value to write instead."""
+    p.done.add(op.outputs[0])
+    output: str = op.outputs[0]
+    return output
+
+
+def sum_of(p: Any, op: Any, name: str) -> tuple[Sum, Any, dict[str, int]] | None:
+    """An add that can follow in the same kernel: what it is, the other operand, the scalars; or None."""
+    first = op.inputs[0] == name
+    other = op.inputs[1] if first else op.inputs[0]
+    types = [p.type(n) for n in op.inputs]
+    y = p.type(op.outputs[0])
+    if other == name or not p.known(other) or not types[0].shape == types[1].shape == y.shape:
+        return None
+    found = binary.scalars(op, *types, y)
+    if found is None:
+        return None
+    kinds, args = found
+    return Sum(op.numerics, kinds, first), p.any_layout(other), args
 
 
 def byte_zero_point(type: Any) -> int:
@@ -217,7 +290,14 @@ def tile_shape(level: Level, rows: int, vectors: int) -> tuple[int, int]:
 
 
 def add_step(
-    p: Any, op: Any, geometry: Geometry, weights: Any, stage: stages.Stage, y: Any, y_offset: Any
+    p: Any,
+    op: Any,
+    geometry: Geometry,
+    weights: Any,
+    stage: stages.Stage,
+    y: Any,
+    y_offset: Any,
+    addition: tuple[Sum, Any, dict[str, int]] | None = None,
 ) -> None:
     """One product. weights int8 (out_channels, *kernel, channels)."""
     level: Level = p.level
@@ -240,7 +320,7 @@ def add_step(
     order[:, :channels] = np.arange(groups * channels).reshape(groups, channels)
     parameters = stage.pack(order.reshape(-1, lanes), lanes)
 
-    item = 4 if stage.kind == "sum" else 1
+    item = 4 if stage.kind in stages.WIDE else 1
     about = np.zeros((groups, panels), PANEL)
     first = np.arange(panels) * in_panel
     about["x"] = (np.arange(groups) * (geometry.x.channels // groups))[:, np.newaxis]
@@ -249,12 +329,19 @@ def add_step(
 
     tiles = math.ceil(geometry.rows / rows)
     key = f"gemm {rows}x{vectors} {stage.kind}"
+    then, reads, more = None, [geometry.x], {}
+    if addition is not None:
+        then, other, more = addition
+        reads.append(other)
+        pixels = other.pixels() if op.name == "conv" else np.arange(geometry.rows) * other.pixel
+        more = {**more, "other": other, "other_offset": repeated(pixels, rows)}
+        key += f" add {then.numerics} {then.kinds}{' first' * then.first}"
     layout = stage.layout
     macs = geometry.rows * weights.size
     p.step(
         op,
         key,
-        lambda name: emit(name, level, rows, vectors, stage.kind, layout),
+        lambda name: emit(name, level, rows, vectors, stage.kind, layout, then),
         RECORD,
         {
             "x": geometry.x,
@@ -270,11 +357,12 @@ def add_step(
             "y": y,
             "y_offset": repeated(y_offset, rows),
             "tiles": tiles,
-            "offset": stage.offset,
-            "low": stage.low,
-            "high": stage.high,
+            "code_offset": stage.offset,
+            "code_low": stage.low,
+            "code_high": stage.high,
+            **more,
         },
-        reads=[geometry.x],
+        reads=reads,
         writes=[y],
         macs=macs,
     )

@@ -64,6 +64,12 @@ class Stage:
         return np.ascontiguousarray(np.concatenate(blocks, axis=1))
 
 
+def dequantized(stage: Stage, scale: Array) -> Stage:
+    """A stage of sums followed by dequantize: float32."""
+    scales = np.broadcast_to(np.asarray(scale, np.float32), len(stage.fields["init"]))
+    return Stage("real", {**stage.fields, "scale": scales})
+
+
 def vector_bytes(layout: tuple[tuple[str, str], ...], lanes: int) -> int:
     """Bytes that the parameters of one vector of channels take up."""
     return sum(np.dtype(dtype).itemsize * lanes for _, dtype in layout)
@@ -133,7 +139,10 @@ FORMULAS: dict[str, Callable[..., Value]] = {
     "onednn": _onednn,
     "pt2e": _pt2e,
     "sum": lambda k, level, acc, p: acc,
+    "real": lambda k, level, acc, p: (acc.to_float() * p["scale"]).bits(level.i32),  # eq. (2)
 }
+# Kinds that give 4 bytes for each sum, not a byte.
+WIDE = ("sum", "real")
 
 
 def stage_of(

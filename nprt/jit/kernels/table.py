@@ -15,7 +15,18 @@ from nprt.jit.kernels import (
     mean,
     movement,
     quantize,
+    quantize_planes,
 )
+
+
+
+def _quantize(p: Any, op: Any) -> bool:
+    """Together with a transpose to channels last, where one follows."""
+    reader = p.sole_reader(op.outputs[0])
+    if reader is not None and reader.name == "transpose" and quantize_planes.lower(p, op, reader):
+        return True
+    return quantize.lower(p, op)
+
 
 # Adds the steps of an op to a plan, or returns False where the kernel does not do it.
 KERNELS: dict[str, Callable[[Any, Any], bool]] = {
@@ -31,7 +42,7 @@ KERNELS: dict[str, Callable[[Any, Any], bool]] = {
     "max_pool": max_pool.lower,
     "mul": binary.lower,
     "pad": movement.lower_pad,
-    "quantize": quantize.lower,
+    "quantize": _quantize,
     "reduce_mean": mean.lower,
     "reshape": movement.lower_reshape,
     "slice": movement.lower_slice,
