@@ -7,8 +7,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 
-import numpy as np
-
 from nprt.ir import Array, Model
 from nprt.jit import run, simd
 from nprt.jit.kernels.table import KERNELS
@@ -38,7 +36,7 @@ class JitBackend:
 
     def plan(self, dims: Mapping[str, int]) -> Plan | None:
         """The plan for these sizes; None where something is empty and the reference runs."""
-        key = tuple(sorted(dims.items()))
+        key = tuple(dims.items())  # always in the order of the inputs
         if key in self._plans:
             self._plans.move_to_end(key)
             return self._plans[key]
@@ -58,14 +56,9 @@ class JitBackend:
             plan = self.plan(dims)
             if plan is None:
                 return self._reference.run(feeds, dims, keep)
-            for name, buffer in plan.inputs.items():
-                plan.put(buffer, feeds[name])
+            plan.feed(feeds)
             self._run_segments(plan)
-            results: dict[str, Array] = {}
-            for name in keep:
-                array = plan.get(plan.outputs[name], name)
-                results[name] = array.copy() if array.dtype != np.int8 else array
-            return results
+            return {name: plan.result(name) for name in keep}
 
     def _run_segments(self, plan: Plan) -> None:
         for segment in plan.segments:

@@ -22,6 +22,7 @@ from nprt.jit.run import ENTRY, keep
 from nprt.jit.simd import Level
 
 ALIGNMENT = 64
+FLIP = np.uint8(128)  # between int8 codes and bytes
 # A guess at how long a step takes, to cut it into chunks of at least GRAIN seconds.
 MACS_PER_SECOND, BYTES_PER_SECOND, GRAIN = 4e11, 3e10, 3e-6
 SLACK = 256  # bytes after a buffer that may be read, or after a value that may be written by whole vectors
@@ -311,7 +312,7 @@ def covers(have: Halo, need: Halo) -> bool:
 
 def as_bytes(array: Array) -> Array:
     """int8 codes as bytes, 128 more; any other array as it is."""
-    return array.view(np.uint8) ^ np.uint8(128) if array.dtype == np.int8 else array
+    return array.view(np.uint8) ^ FLIP if array.dtype == np.int8 else array
 
 
 class Segment:
@@ -353,6 +354,7 @@ class Plan:
         self.steps = planner.steps
         self._place()
         self._bind()
+        self._open()
 
     def _add_reference(self, planner: Planner, op: Op) -> None:
         model = self.model
@@ -472,6 +474,32 @@ class Plan:
 
     # --- values from outside
 
+    def _open(self) -> None:
+        """Views of the inputs and outputs: bytes for int8."""
+
+        def view(name: str, buffer: Buffer) -> Array:
+            dtype = self.model.types[name].numpy
+            seen = np.dtype(np.uint8) if dtype == np.int8 else dtype
+            return self._view(buffer).view(seen).reshape(buffer.shape)
+
+        self.input_views = [(n, view(n, b), self._is_int8(n)) for n, b in self.inputs.items()]
+        self.output_views = {n: (view(n, b), self._is_int8(n)) for n, b in self.outputs.items()}
+
+    def _is_int8(self, name: str) -> bool:
+        return self.model.types[name].dtype == "int8"
+
+    def feed(self, feeds: Mapping[str, Array]) -> None:
+        for name, view, is_int8 in self.input_views:
+            if is_int8:
+                np.bitwise_xor(feeds[name].view(np.uint8), FLIP, out=view)
+            else:
+                view[...] = feeds[name]
+
+    def result(self, name: str) -> Array:
+        """A new array with an output's value."""
+        view, is_int8 = self.output_views[name]
+        return np.bitwise_xor(view, FLIP).view(np.int8) if is_int8 else view.copy()
+
     def _view(self, buffer: Buffer) -> Array:
         owner = root(buffer)
         if owner.data is not None:
@@ -482,7 +510,7 @@ class Plan:
         """Store an array as the value of a dense buffer."""
         if array.dtype == np.int8:
             np.bitwise_xor(
-                array.view(np.uint8), np.uint8(128), out=self._view(buffer).reshape(array.shape)
+                array.view(np.uint8), FLIP, out=self._view(buffer).reshape(array.shape)
             )
         else:
             self._view(buffer).view(array.dtype).reshape(array.shape)[...] = array
@@ -492,7 +520,7 @@ class Plan:
         dtype = self.model.types[name].numpy
         view = self._view(buffer)
         if dtype == np.int8:
-            return (view ^ np.uint8(128)).view(np.int8).reshape(buffer.shape)
+            return (view ^ FLIP).view(np.int8).reshape(buffer.shape)
         return view.view(dtype).reshape(buffer.shape)
 
     # --- for people
