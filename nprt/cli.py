@@ -91,6 +91,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_info(commands)
     _add_compare(commands)
+    _add_bench(commands)
+    _add_warmup(commands)
     return parser
 
 
@@ -174,6 +176,27 @@ def _add_info(commands: Any) -> None:
     add("model", help="an .nprt file")
     add("--json", action="store_true", help="print everything as JSON")
     add("--ops", action="store_true", help="also print the op list")
+    add("--plan", action="store_true", help="print the kernels of the fast backend and its memory")
+    add("--batch", type=_positive, default=1, help="the free dimensions, for --plan (default: 1)")
+
+
+def _add_bench(commands: Any) -> None:
+    parser = _add_command(commands, "bench", bench, "measure how long a model takes")
+    add = parser.add_argument
+    add("model", help="an .nprt file")
+    add("--backend", default="auto", help="default: auto, the fastest there is")
+    add("--threads", type=_positive, help="how many threads a run may use")
+    add("--batch", type=_positive, default=1, help="the free dimensions (default: 1)")
+    add("--seconds", type=float, default=2.0, help="how long to measure (default: 2)")
+    add("--per-op", action="store_true", help="also each kernel by itself, on one thread")
+    add("--json", action="store_true", help="print everything as JSON")
+
+
+def _add_warmup(commands: Any) -> None:
+    help = "compile the kernels of models and keep them, so that a first run need not"
+    parser = _add_command(commands, "warmup", warmup, help)
+    parser.add_argument("models", nargs="*", metavar="MODEL", help="an .nprt file")
+    parser.add_argument("--batch", type=_positive, default=1, help="the free dimensions")
 
 
 def _add_torch(parser: argparse.ArgumentParser) -> None:
@@ -388,6 +411,9 @@ def info(options: argparse.Namespace) -> None:
     from nprt.ir import lines
 
     model = load(options.model)
+    if options.plan:
+        _write_plan(model, options.batch, options.json)
+        return
     facts = {
         "file": os.fspath(options.model),
         "file_bytes": os.path.getsize(options.model),
@@ -401,6 +427,82 @@ def info(options: argparse.Namespace) -> None:
         _write("\n")
         for line in lines(model):
             _write(line + "\n")
+
+
+def _write_plan(model: Model, batch: int, as_json: bool) -> None:
+    from nprt.jit.backend import JitBackend
+    from nprt.jit.report import plan_rows, sizes
+
+    plan = JitBackend(model, 1).plan(sizes(model, batch))
+    if plan is None:
+        raise ValueError("nothing to plan: a value is empty")
+    if as_json:
+        _write_json({"steps": plan.describe(), "arena_bytes": plan.arena_bytes})
+        return
+    _write_columns(plan_rows(plan))
+    _write(f"arena {_bytes(plan.arena_bytes)}\n")
+
+
+def bench(options: argparse.Namespace) -> None:
+    from nprt.jit import report
+    from nprt.session import Session
+
+    session = Session(options.model, backend=options.backend, threads=options.threads)
+    feeds = report.example(session.model, options.batch)
+    times = report.measure(lambda: session.run(None, feeds), options.seconds)
+    facts: dict[str, Any] = {"backend": session.backend, "batch": options.batch, **times}
+    steps: list[dict[str, Any]] = []
+    if options.per_op:
+        backend, plan = session.compiled(report.sizes(session.model, options.batch))
+        steps = report.time_steps(backend, plan, options.seconds)
+        facts |= {"peak_macs_per_second": report.peak(), "steps": steps}
+    if options.json:
+        _write_json(facts)
+        return
+    median, least, p90 = (1000 * times[name] for name in ("median", "min", "p90"))
+    _write(
+        f"median {median:.4g} ms, min {least:.4g} ms, p90 {p90:.4g} ms "
+        f"of {times['runs']} runs on backend {session.backend}\n"
+    )
+    if not steps:
+        return
+    peak = facts["peak_macs_per_second"]
+    total = sum(step["seconds"] for step in steps)
+    rows: list[tuple[str, ...]] = [("kernel", "value", "us", "share", "GMAC/s", "of peak")]
+    for step in steps:
+        rate = step["macs"] / step["seconds"]
+        rows.append(
+            (
+                step["kernel"],
+                step["writes"][0]["value"],
+                f"{1e6 * step['seconds']:.1f}",
+                f"{100 * step['seconds'] / total:.1f} %",
+                f"{rate / 1e9:.0f}" if rate else "",
+                f"{100 * rate / peak:.0f} %" if rate else "",
+            )
+        )
+    _write_columns(rows)
+    _write(f"kernels {1000 * total:.4g} ms; peak of one core {peak / 1e9:.0f} GMAC/s\n")
+
+
+def warmup(options: argparse.Namespace) -> None:
+    from nprt.file import load
+    from nprt.jit import cache, run, simd
+    from nprt.jit.report import sizes, warm_up
+
+    run.native(simd.choose())
+    for path in options.models:
+        model = load(path)
+        count = warm_up(model, sizes(model, options.batch))
+        _write(f"{path}: {_count(count, 'kernel')}\n")
+    _write(f"kept in {cache.folder()}\n")
+
+
+def _write_columns(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        _write("  ".join(cells).rstrip() + "\n")
 
 
 def compare(options: argparse.Namespace) -> int:

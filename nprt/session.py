@@ -121,6 +121,20 @@ class Session:
     def outputs(self) -> list[ValueInfo]:
         return [ValueInfo.of(name, self.model.types[name]) for name in self.model.outputs]
 
+    def plan(self, **dims: int) -> list[dict[str, Any]]:
+        """What runs for given sizes of the free dimensions, step by step: kernel, op, shapes, bytes, places in memory.
+
+        Only backends that plan have one; the kernel "reference" is the op's NumPy reference.
+        """
+        return list(self.compiled(dims)[1].describe())
+
+    def compiled(self, dims: Mapping[str, int]) -> tuple[Any, Any]:
+        """The backend and its plan. Raises BackendUnavailableError for a backend without plans."""
+        plan = self._backend.plan(dims) if hasattr(self._backend, "plan") else None
+        if plan is None:
+            raise BackendUnavailableError(f"backend {self.backend!r} has no plan for {dict(dims)}")
+        return self._backend, plan
+
     def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Array]) -> list[Array]:
         """Run the model once.
 

@@ -50,7 +50,7 @@ def address(level: Level, key: str, build: Callable[[str], Any]) -> int:
         return _addresses[name]
 
 
-def compiled() -> int:
+def loaded() -> int:
     """How many kernels this process has loaded."""
     return len(_addresses)
 
