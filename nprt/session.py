@@ -20,7 +20,6 @@ from nprt.reference import ReferenceBackend
 log = logging.getLogger("nprt")
 
 
-
 def _jit(model: Model, threads: int | None) -> Any:
     try:
         from nprt.jit.backend import JitBackend

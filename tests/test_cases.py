@@ -4,6 +4,7 @@ A new backend is one line in BACKENDS; a new op is one file in `cases/`.
 """
 
 import dataclasses
+import importlib.util
 from functools import lru_cache
 
 import numpy as np
@@ -31,6 +32,8 @@ BACKENDS = {
     "numpy": lambda model: Session(model, backend="numpy"),
     "saved": lambda model: Session(dumps(model), backend="numpy"),
 }
+if importlib.util.find_spec("llvmlite") is not None:
+    BACKENDS["numba"] = lambda model: Session(model, backend="numba")
 
 # What the results for one sample may depend on beside that sample, so that a batch differs from single runs.
 MIXES_SAMPLES = {

@@ -63,7 +63,9 @@ def test_racing_writers_leave_a_whole_file(folder):
 
 def test_the_name_depends_on_level_and_key(monkeypatch):
     names = {
-        cache.kernel_name(level, key) for level in simd.LEVELS.values() for key in ("fill", "copy 0")
+        cache.kernel_name(level, key)
+        for level in simd.LEVELS.values()
+        for key in ("fill", "copy 0")
     }
     assert len(names) == 2 * len(simd.LEVELS)
     level = simd.choose()

@@ -45,7 +45,9 @@ def kernels_of(case):
     return [step["kernel"] for step in session.plan(**case.dims(2))]
 
 
-@pytest.mark.parametrize("name", ["conv", "linear", "depthwise_conv", "add", "max_pool", "quantize"])
+@pytest.mark.parametrize(
+    "name", ["conv", "linear", "depthwise_conv", "add", "max_pool", "quantize"]
+)
 def test_most_cases_run_on_kernels(name):
     """A kernel that gives up on everything would pass all other tests."""
     cases = [c for c in CASES[name] if not c.types[c.op.inputs[0]].is_float or name == "quantize"]
@@ -72,4 +74,6 @@ def test_a_wrong_kernel_fails(name, monkeypatch, tmp_path):
 def test_expected_is_the_reference():
     case = CASES["add"][0]
     feeds, (wanted,) = expected(case, 2)
-    np.testing.assert_array_equal(Session(case.model(), backend="numpy").run(None, feeds)[0], wanted)
+    np.testing.assert_array_equal(
+        Session(case.model(), backend="numpy").run(None, feeds)[0], wanted
+    )

@@ -36,6 +36,7 @@ def commands(console):
 def test_examples(tmp_path, monkeypatch, capsys):
     pytest.importorskip("onnx")
     pytest.importorskip("sklearn")
+    monkeypatch.setenv("NPRT_BACKEND", "numpy")  # what every installation has
     (tmp_path / "models").mkdir()
     shutil.copy(ROOT / "models" / "digits.onnx", tmp_path / "models")
     monkeypatch.chdir(tmp_path)

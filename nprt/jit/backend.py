@@ -1,4 +1,4 @@
-"""The JIT backend: plans for the shapes that come, run by one native call. Same results as the NumPy backend, bit for bit."""
+"""The JIT backend: plans for the shapes that come, run by one native call. Same bits as the NumPy backend."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Machine code: compiled once, kept in files, loaded without compiling.
 
-A file holds one kernel: a SHA-256 of what follows, then the object code. Its name is a hash of all that the code depends
-on: the sources of this package, the versions of llvmlite and LLVM, the CPU, the level and the kernel's own key. Files are
-written to a temporary name and moved into place, so processes may race. A folder that cannot be read or written, or a
-file that is damaged, only means that the kernel is compiled again.
+A file holds one kernel: a SHA-256 of what follows, then the object code. Its name is a hash of all that the code
+depends on: the sources of this package, the versions of llvmlite and LLVM, the CPU, the level and the kernel's own
+key. Files are written to a temporary name and moved into place, so processes may race. A folder that cannot be read
+or written, or a file that is damaged, only means that the kernel is compiled again.
 """
 
 from __future__ import annotations

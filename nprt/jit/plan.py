@@ -1,9 +1,10 @@
 """From a model and the sizes of its free dimensions to a table of kernel calls.
 
-A *buffer* is a place for a value: in the arena, or a constant. 8-bit values are bytes: codes of uint8, codes of int8 plus
-128. A buffer may hold its image with a *halo*, space around each image filled with the zero point, so that a convolution
-reads its padding from memory. A *step* is one kernel call with its arguments, or a call of the reference for an op that
-has no kernel. All buffers lie in one arena; those that never live at the same time share their memory.
+A *buffer* is a place for a value: in the arena, or a constant. 8-bit values are bytes: codes of uint8, or codes of
+int8 plus 128. A buffer may hold its image with a *halo*, space around each image filled with the zero point, so that
+a convolution reads its padding from memory. A *step* is one kernel call with its arguments, or a call of the
+reference for an op that has no kernel. All buffers lie in one arena; those that never live at the same time share
+their memory.
 """
 
 from __future__ import annotations
@@ -103,13 +104,14 @@ class Buffer:
     def taps(self, kernel: Sequence[int], dilation: Sequence[int]) -> Array:
         """From the first tap of a window to each."""
         positions = [np.arange(n) * step for n, step in zip(kernel, dilation, strict=True)]
-        return self.offsets([[0], *positions])
+        return self.offsets([np.zeros(1, np.int64), *positions])
 
     def halo_spans(self) -> Array:
         """(count, 2): start and size of what lies around the images."""
         inside = np.zeros(self.padded[:-1], bool)
         spatial = zip(self.shape[1:-1], self.halo, strict=True)
-        inside[(slice(None), *(slice(b, b + n) for n, (b, _) in spatial))] = True
+        image = (slice(None), *(slice(b, b + n) for n, (b, _) in spatial))
+        inside[image] = True
         edges = np.flatnonzero(np.diff(inside.reshape(-1), prepend=True, append=True))
         pixels = edges.reshape(-1, 2)  # outside begins, outside ends
         return np.stack([pixels[:, 0], pixels[:, 1] - pixels[:, 0]], 1) * self.channels
@@ -363,7 +365,9 @@ class Plan:
         types = tuple(planner.type(name) for name in op.outputs)
 
         def operand(name: str) -> Tensor:
-            array = model.constants[name] if name in model.constants else self.get(reads[name], name)
+            array = (
+                model.constants[name] if name in model.constants else self.get(reads[name], name)
+            )
             return Tensor(model.types[name], array)
 
         def run() -> None:
@@ -372,9 +376,7 @@ class Plan:
             for buffer, array in zip(writes, results, strict=True):
                 self.put(buffer, np.asarray(array))
 
-        planner.steps.append(
-            Step(op, "reference", tuple(reads.values()), tuple(writes), run=run)
-        )
+        planner.steps.append(Step(op, "reference", tuple(reads.values()), tuple(writes), run=run))
 
     def _place(self) -> None:
         """Lifetimes, then offsets: the largest buffers first, each at the lowest place that is free while it lives."""
@@ -498,7 +500,7 @@ class Plan:
     def result(self, name: str) -> Array:
         """A new array with an output's value."""
         view, is_int8 = self.output_views[name]
-        return np.bitwise_xor(view, FLIP).view(np.int8) if is_int8 else view.copy()
+        return np.asarray(view ^ FLIP).view(np.int8) if is_int8 else view.copy()
 
     def _view(self, buffer: Buffer) -> Array:
         owner = root(buffer)
@@ -509,9 +511,7 @@ class Plan:
     def put(self, buffer: Buffer, array: Array) -> None:
         """Store an array as the value of a dense buffer."""
         if array.dtype == np.int8:
-            np.bitwise_xor(
-                array.view(np.uint8), FLIP, out=self._view(buffer).reshape(array.shape)
-            )
+            np.bitwise_xor(array.view(np.uint8), FLIP, out=self._view(buffer).reshape(array.shape))
         else:
             self._view(buffer).view(array.dtype).reshape(array.shape)[...] = array
 

@@ -113,7 +113,7 @@ def _emit_peak(name: str, level: Level) -> Any:
     start = [k.const(level.i32, i) for i in range(SUMS)]
 
     def turn(_: Value, sums: list[Value]) -> list[Value]:
-        for _ in range(UNROLLED):
+        for _turn in range(UNROLLED):
             sums = [level.dot4(k, s, x, x) for s in sums]
         return sums
 
@@ -146,4 +146,3 @@ def warm_up(model: Model, dims: Mapping[str, int]) -> int:
     JitBackend(model, 2).plan(dims)
     JitBackend(model, 1).plan(dims)
     return cache.loaded() - before
-

@@ -1,8 +1,8 @@
 """The vector operations that kernels are made of, for each level of CPU. The only file that names instructions.
 
-A level has vectors of `lanes` int32, that is of 4 * lanes bytes. Each operation has its meaning in plain NumPy under the
-same name in `Plain`; a test holds one against the other on random and extreme inputs. To add a level: one class, one
-line in LEVELS.
+A level has vectors of `lanes` int32, that is of 4 * lanes bytes. Each operation has its meaning in plain NumPy under
+the same name in `Plain`; a test holds one against the other on random and extreme inputs. To add a level: one class,
+one line in LEVELS.
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ class Avx2(Level):
     tiles: ClassVar = {1: 6, 2: 4, 4: 1}
     dots_per_cycle = 0.5
     architectures = ("x86_64",)
-    needs = ("avx2", "fma")
+    needs: ClassVar[tuple[str, ...]] = ("avx2", "fma")
     cpu = "haswell"
 
     def dot4(self, k: Kernel, acc: Value, x: Value, w: Value) -> Value:
@@ -213,7 +213,9 @@ class Avx2(Level):
     def pack_interleaved(self, k: Kernel, vectors: Sequence[Value]) -> Value:
         a, b, c, d = vectors
         words = [
-            k.call(f"llvm.x86.{self._pack}packssdw{self._suffix}", vector(I16, 2 * self.lanes), p, q)
+            k.call(
+                f"llvm.x86.{self._pack}packssdw{self._suffix}", vector(I16, 2 * self.lanes), p, q
+            )
             for p, q in ((a, b), (c, d))
         ]
         return k.call(f"llvm.x86.{self._pack}packuswb{self._suffix}", self.i8, *words)
@@ -257,9 +259,7 @@ class Avx512Vnni(Avx2):
     def round_to_int(self, k: Kernel, v: Value) -> Value:
         name = "llvm.x86.avx512.mask.cvtps2dq.512"
         every, current = k.const(I16, -1), k.const(I32, 4)
-        return k.call(
-            name, self.i32, v.minimum(2.0**30), k.const(self.i32, 0), every, current
-        )
+        return k.call(name, self.i32, v.minimum(2.0**30), k.const(self.i32, 0), every, current)
 
     def store_first(self, k: Kernel, value: Value, address: Value, count: Value) -> None:
         size = value.type.count

@@ -1,7 +1,7 @@
 """add, sub and mul of two values of one shape. Same result as `ops.add`, `ops.sub` and `ops.mul` on codes.
 
-Each numerics is its formula of `nprt.rounding`, on vectors. Codes of int8 are bytes minus 128; where a formula only uses
-differences from the zero point, that is folded into the zero point.
+Each numerics is its formula of `nprt.rounding`, on vectors. Codes of int8 are bytes minus 128; where a formula only
+uses differences from the zero point, that is folded into the zero point.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ class Terms:
         )
         odd = shift - 32 if kind == "t" else shift
         by = Rescale(
-            (multiplier.splat(half),) * 2, (rounding_.splat(half),) * 2, (shift.splat(half), odd.splat(half))
+            (multiplier.splat(half),) * 2,
+            (rounding_.splat(half),) * 2,
+            (shift.splat(half), odd.splat(half)),
         )
         return self.level.rescale(self.k, value, by, tall=kind == "t")
 
@@ -56,9 +58,7 @@ def _integer(t: Terms, name: str, a: Value, b: Value) -> Value:
     a, b = a - t.i("a_zero"), b - t.i("b_zero")
     if name == "mul":
         return t.rescale("y", a * b)
-    a, b = (
-        t.rescale(which, v << rounding.ADD_SHIFT) for which, v in (("a", a), ("b", b))
-    )
+    a, b = (t.rescale(which, v << rounding.ADD_SHIFT) for which, v in (("a", a), ("b", b)))
     return t.rescale("y", a + b if name == "add" else a - b)  # eq. (11)
 
 

@@ -2,8 +2,8 @@
 
 Needs: a constant w whose zero points are 0.
 
-For each output pixel, 4 * lanes channels at a time: the bytes of four taps are interleaved, so that one `dot4` sums four
-taps of one channel. The taps are padded to a multiple of four with weights of 0. Sums come in the order of
+For each output pixel, 4 * lanes channels at a time: the bytes of four taps are interleaved, so that one `dot4` sums
+four taps of one channel. The taps are padded to a multiple of four with weights of 0. Sums come in the order of
 `Level.channel_order`, in which weights and parameters are packed; packing to bytes brings the plain order back.
 """
 

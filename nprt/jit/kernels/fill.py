@@ -35,7 +35,12 @@ def add_step(p: Any, op: Any, target: Any, spans: Any, value: int) -> None:
         "fill",
         lambda name: emit(name, level),
         RECORD,
-        {"to": target, "spans": np.ascontiguousarray(spans, np.int64), "count": len(spans), "value": value},
+        {
+            "to": target,
+            "spans": np.ascontiguousarray(spans, np.int64),
+            "count": len(spans),
+            "value": value,
+        },
         reads=[],
         writes=[target],
         barrier=False,

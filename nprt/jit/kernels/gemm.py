@@ -2,11 +2,11 @@
 
 Needs: a constant w whose zero points are 0.
 
-The matrix x is not built. Each of its rows is a set of *runs* of bytes in memory: row r has its run j at
-`x_offset[r] + run_offset[j]`, the same length for all. For linear and a 1x1 convolution that is one run, the channels;
-for a convolution over kh x kw there are kh runs of kw * channels bytes, for neighbouring pixels are neighbours in memory.
-So the input carries its padding with it, and a first layer with one or three channels needs no layout of its own. Runs
-are read in steps of 4 bytes; what is read too much meets weights of 0.
+The matrix x is not built. Each of its rows is a set of *runs* of bytes in memory: row r has its run j at `x_offset[r]
++ run_offset[j]`, the same length for all. For linear and a 1x1 convolution that is one run, the channels; for a
+convolution over kh x kw there are kh runs of kw * channels bytes, for neighbouring pixels are neighbours in memory.
+So the input carries its padding with it, and a first layer with one or three channels needs no layout of its own.
+Runs are read in steps of 4 bytes; what is read too much meets weights of 0.
 
 w is packed [panel][step][vector][lane][4]. A tile of R rows by P vectors of channels keeps its sums in registers
 through the whole product, from `init` (bias, and what takes off the zero point of x) to the finished bytes.
@@ -135,7 +135,9 @@ def emit(
                 out.append([v.bits(level.i8) for v in row])
             elif vectors == 3:  # packed as four, the last one for nothing
                 four = stages.to_bytes(k, level, [*row, row[2]], low, high)
-                out.append([four.lanes(0, 2 * level.lanes), four.lanes(2 * level.lanes, level.lanes)])
+                out.append(
+                    [four.lanes(0, 2 * level.lanes), four.lanes(2 * level.lanes, level.lanes)]
+                )
             else:
                 parts = [row[i : i + 4] for i in range(0, vectors, 4)]
                 out.append([stages.to_bytes(k, level, part, low, high) for part in parts])
@@ -169,8 +171,7 @@ def emit(
 
 def lower(p: Any, op: Any) -> bool:
     """Add the steps of a conv or linear to a plan; False if this kernel does not do it."""
-    types = [p.type(name) if name else None for name in op.inputs]
-    x, w = types[0], types[1]
+    x, w = p.type(op.inputs[0]), p.type(op.inputs[1])
     y = p.type(op.outputs[0])
     weights, bias = p.constant(op.inputs[1]), None
     if len(op.inputs) > 3 and op.inputs[3]:
@@ -227,7 +228,7 @@ def sum_of(p: Any, op: Any, name: str) -> tuple[Sum, Any, dict[str, int]] | None
     y = p.type(op.outputs[0])
     if other == name or not p.known(other) or not types[0].shape == types[1].shape == y.shape:
         return None
-    found = binary.scalars(op, *types, y)
+    found = binary.scalars(op, types[0], types[1], y)
     if found is None:
         return None
     kinds, args = found
@@ -309,12 +310,8 @@ def add_step(
     steps = len(geometry.runs) * run_bytes // 4
     in_panel = vectors * lanes
     panels = math.ceil(channels / in_panel)  # of each group
-    padded = np.zeros(
-        (groups, panels * in_panel, len(geometry.runs), run_bytes), np.int8
-    )
-    padded[:, :channels, :, : matrix.shape[2]] = matrix.reshape(
-        groups, channels, *matrix.shape[1:]
-    )
+    padded = np.zeros((groups, panels * in_panel, len(geometry.runs), run_bytes), np.int8)
+    padded[:, :channels, :, : matrix.shape[2]] = matrix.reshape(groups, channels, *matrix.shape[1:])
     packed = padded.reshape(groups * panels, vectors, lanes, steps, 4).transpose(0, 3, 1, 2, 4)
     order = np.full((groups, panels * in_panel), -1)
     order[:, :channels] = np.arange(groups * channels).reshape(groups, channels)
@@ -329,7 +326,8 @@ def add_step(
 
     tiles = math.ceil(geometry.rows / rows)
     key = f"gemm {rows}x{vectors} {stage.kind}"
-    then, reads, more = None, [geometry.x], {}
+    then, reads = None, [geometry.x]
+    more: dict[str, Any] = {}
     if addition is not None:
         then, other, more = addition
         reads.append(other)

@@ -110,7 +110,9 @@ def lower(p: Any, op: Any) -> bool:
             "rounding": 1 << (shift - 1),
             "shift": shift,
             "odd_shift": shift - 32 if tall else shift,
-            "scale": rows.float_bits(np.float32(x.scale) / (np.float32(y.scale) * np.float32(count))),
+            "scale": rows.float_bits(
+                np.float32(x.scale) / (np.float32(y.scale) * np.float32(count))
+            ),
             "offset": int(y.zero_point) + shift_y,
             "low": low + shift_y,
             "high": high + shift_y,

@@ -1,4 +1,4 @@
-"""reshape, transpose, concat, slice and pad. Same result as the ops of these names: copies of strided parts, or nothing."""
+"""reshape, transpose, concat, slice, pad. Same result as the ops so named: copies of strided parts, or nothing."""
 
 from __future__ import annotations
 
@@ -66,7 +66,5 @@ def lower_pad(p: Any, op: Any) -> bool:
     spans = np.array([[0, math.prod(out.shape)]], np.int64)
     fill.add_step(p, op, out, spans, value)
     p.steps[-1].barrier = True  # the copy overwrites
-    start = sum(
-        before * step for (before, _), step in zip(op.padding, out.steps, strict=True)
-    )
+    start = sum(before * step for (before, _), step in zip(op.padding, out.steps, strict=True))
     return copy.add_step(p, op, x, out, x.shape, x.steps, out.steps, 1, x.start, start, "pad")

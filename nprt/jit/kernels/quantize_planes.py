@@ -1,7 +1,7 @@
 """quantize and transpose in one: float32 images, channels first, to codes, channels last. For 2 to 4 channels.
 
-Same result as `ops.quantize` and then `ops.transpose`. One line of an image at a time: a unit of pixels of every channel
-is quantized, then the bytes of the channels are put in turn, output vector by output vector.
+Same result as `ops.quantize` and then `ops.transpose`. One line of an image at a time: a unit of pixels of every
+channel is quantized, then the bytes of the channels are put in turn, output vector by output vector.
 """
 
 from __future__ import annotations
@@ -16,10 +16,7 @@ from nprt.jit.kernels import quantize
 from nprt.jit.simd import Level
 
 RECORD = np.dtype(
-    [
-        (n, "i8")
-        for n in ("x", "x_rows", "plane", "y", "y_rows", "rows", "width", *quantize.SCALARS)
-    ]
+    [(n, "i8") for n in ("x", "x_rows", "plane", "y", "y_rows", "rows", "width", *quantize.SCALARS)]
 )
 
 

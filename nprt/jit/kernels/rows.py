@@ -92,7 +92,9 @@ def arguments(y: Any, *xs: Any) -> dict[str, Any]:
             for b in buffers
         ]
     args: dict[str, Any] = {"rows": len(tables[0]), "row": row, "total": total}
-    for name, buffer, table in zip(("y", *(f"x{i}" for i in range(len(xs)))), buffers, tables, strict=True):
+    for name, buffer, table in zip(
+        ("y", *(f"x{i}" for i in range(len(xs)))), buffers, tables, strict=True
+    ):
         args |= {name: buffer, f"{name}_rows": np.ascontiguousarray(table, np.int64)}
     return args
 

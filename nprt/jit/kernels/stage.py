@@ -1,8 +1,9 @@
 """The end of every product, in registers: int32 sums to bytes by a numerics, exactly as `nprt.rounding` has it.
 
-Bytes are codes of uint8, or codes of int8 plus 128: that is how every kernel sees 8-bit values. The parameters of each
-channel are laid out vector by vector: for each vector of channels its fields one after the other, 8-byte fields as
-two halves (int64 even and odd lanes, as `Level.rescale` takes them; float64 the first and the second half of the lanes).
+Bytes are codes of uint8, or codes of int8 plus 128: that is how every kernel sees 8-bit values. The parameters of
+each channel are laid out vector by vector: for each vector of channels its fields one after the other, 8-byte fields
+as two halves (int64 even and odd lanes, as `Level.rescale` takes them; float64 the first and the second half of the
+lanes).
 """
 
 from __future__ import annotations
@@ -228,7 +229,13 @@ def wrapped(numbers: Array) -> Array:
 
 
 def to_bytes(
-    k: Kernel, level: Level, vectors: list[Value], low: Value, high: Value, *, interleaved: bool = False
+    k: Kernel,
+    level: Level,
+    vectors: list[Value],
+    low: Value,
+    high: Value,
+    *,
+    interleaved: bool = False,
 ) -> Value:
     """Vectors of int32 bytes, not yet saturated, as one vector of bytes within [low, high]."""
     pack = level.pack_interleaved if interleaved else level.pack_u8

@@ -19,7 +19,6 @@ from nprt.jit.kernels import (
 )
 
 
-
 def _quantize(p: Any, op: Any) -> bool:
     """Together with a transpose to channels last, where one follows."""
     reader = p.sole_reader(op.outputs[0])
