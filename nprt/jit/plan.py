@@ -312,6 +312,15 @@ def covers(have: Halo, need: Halo) -> bool:
     return all(a >= c and b >= d for (a, b), (c, d) in zip(have, need, strict=True))
 
 
+def aligned(array: Array) -> Array:
+    """A copy that begins at a cache line: vectors that straddle two take twice the time to load."""
+    memory = np.empty(array.nbytes + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
 def as_bytes(array: Array) -> Array:
     """int8 codes as bytes, 128 more; any other array as it is."""
     return array.view(np.uint8) ^ FLIP if array.dtype == np.int8 else array
@@ -451,6 +460,7 @@ class Plan:
         record = np.zeros(1, step.record)
         for name, value in step.args.items():
             if isinstance(value, np.ndarray):
+                step.args[name] = value = aligned(value)
                 record[name] = value.ctypes.data
             elif isinstance(value, Buffer):
                 record[name] = self.address(value)

@@ -9,7 +9,7 @@ lanes).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -44,9 +44,10 @@ class Stage:
         """Names and dtypes of the fields, in order."""
         return tuple((name, array.dtype.name) for name, array in self.fields.items())
 
-    @property
-    def key(self) -> str:
-        return self.kind
+    def repeated(self, times: int) -> Stage:
+        """The channels so many times over."""
+        fields = {name: np.tile(array, times) for name, array in self.fields.items()}
+        return replace(self, fields=fields)
 
     def pack(self, order: Array, lanes: int) -> Array:
         """The parameters as bytes.
