@@ -148,9 +148,10 @@ class Session:
             InputError: a name, dtype or shape is wrong.
         """
         names = self.model.outputs if output_names is None else tuple(output_names)
-        unknown = [name for name in names if name not in self.model.outputs]
-        if unknown:
-            raise InputError(f"no output {unknown}; the model has {list(self.model.outputs)}")
+        if output_names is not None:
+            unknown = [name for name in names if name not in self.model.outputs]
+            if unknown:
+                raise InputError(f"no output {unknown}; the model has {list(self.model.outputs)}")
         arrays = check_feeds(self.model, feeds)
         results = self._backend.run(arrays, bind_dims(self.model, arrays), tuple(names))
         return [results[name] for name in names]
@@ -176,9 +177,9 @@ def check_feeds(model: Model, feeds: Mapping[str, Array]) -> dict[str, Array]:
             f"the inputs are given as {type(feeds).__name__}; expected a mapping of names to arrays: "
             f"{{{', '.join(f'{name!r}: array' for name in model.inputs)}}}"
         )
-    missing = [name for name in model.inputs if name not in feeds]
-    unknown = [name for name in feeds if name not in model.inputs]
-    if missing or unknown:
+    if len(feeds) != len(model.inputs) or not all(map(feeds.__contains__, model.inputs)):
+        missing = [name for name in model.inputs if name not in feeds]
+        unknown = [name for name in feeds if name not in model.inputs]
         raise InputError(
             f"missing inputs {missing}, unknown inputs {unknown}; the model has {list(model.inputs)}"
         )
@@ -190,13 +191,18 @@ def check_feeds(model: Model, feeds: Mapping[str, Array]) -> dict[str, Array]:
                 f"input {name!r} is {array.dtype}, expected {expected.dtype}; "
                 f"convert it with array.astype(np.{expected.dtype})"
             )
-        fits = array.ndim == expected.rank and all(
-            isinstance(dim, str) or dim == size
-            for dim, size in zip(expected.shape, array.shape, strict=True)
-        )
-        if not fits:
+        if not _fits(array.shape, expected.shape):
             raise InputError(f"input {name!r} has shape {list(array.shape)}, expected {expected}")
     return arrays
+
+
+def _fits(sizes: tuple[int, ...], shape: Shape) -> bool:
+    if len(sizes) != len(shape):
+        return False
+    for size, dim in zip(sizes, shape, strict=True):  # noqa: SIM110 - a loop is faster, on each run
+        if dim != size and not isinstance(dim, str):
+            return False
+    return True
 
 
 def bind_dims(model: Model, arrays: Mapping[str, Array]) -> dict[str, int]:

@@ -6,6 +6,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
+from typing import Any
 
 from nprt.ir import Array, Model
 from nprt.jit import run, simd
@@ -31,22 +32,27 @@ class JitBackend:
         self.threads = threads if threads is not None else _processors()
         self.native = run.native(self.level)
         self._plans: OrderedDict[tuple[tuple[str, int], ...], Plan | None] = OrderedDict()
+        self._latest: tuple[Any, Plan | None] = (None, None)
         self._lock = threading.Lock()
         self._reference = ReferenceBackend(model)
 
     def plan(self, dims: Mapping[str, int]) -> Plan | None:
         """The plan for these sizes; None where something is empty and the reference runs."""
         key = tuple(dims.items())  # always in the order of the inputs
-        if key in self._plans:
-            self._plans.move_to_end(key)
-            return self._plans[key]
+        if key == self._latest[0]:
+            return self._latest[1]
+        if key not in self._plans:
+            self._plans[key] = self._make(dims)
+            if len(self._plans) > PLANS:
+                self._plans.popitem(last=False)
+        self._plans.move_to_end(key)
+        self._latest = (key, self._plans[key])
+        return self._plans[key]
+
+    def _make(self, dims: Mapping[str, int]) -> Plan | None:
         shapes = [type.bind(dims).shape for type in self.model.types.values()]
         empty = any(0 in shape for shape in shapes)
-        plan = None if empty else Plan(self.model, dims, self.level, KERNELS, self.threads)
-        self._plans[key] = plan
-        if len(self._plans) > PLANS:
-            self._plans.popitem(last=False)
-        return plan
+        return None if empty else Plan(self.model, dims, self.level, KERNELS, self.threads)
 
     def run(
         self, feeds: Mapping[str, Array], dims: Mapping[str, int], keep: tuple[str, ...]
