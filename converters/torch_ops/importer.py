@@ -7,7 +7,7 @@ between `dequantize` and `quantize`, with the engine's numerics in its op, for t
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -66,6 +66,8 @@ class Importer(Builder):
         self.integer = integer
         self.traits = Traits()
         self.values: dict[Ref, str] = {}
+        self.run_time: dict[Ref, Any] = {}  # what has a scale that is found at run time
+        self._later: dict[Ref, Callable[[], str]] = {}
         self._real: dict[str, str] = {}
         self._constants: dict[int, str] = {}
         self._keep: list[Any] = []
@@ -115,13 +117,15 @@ class Importer(Builder):
         if item is None:
             return ""
         if isinstance(item, Ref):
+            if item not in self.values and item in self._later:
+                self.values[item] = self._later[item]()
             return self.values[item]
         if isinstance(item, Known):
             key = id(item.tensor)
             if key not in self._constants:
                 self._keep.append(item)
                 base = item.name or name or "constant"
-                constant = self._constant_of(item.tensor, base)
+                constant = self._constant_of(item, base)
                 if item.repeats is not None:
                     type = self.graph.types[constant].with_shape(self.shape(item))
                     constant = self.emit(Expand, constant, out=f"{base}~batch", like=type)
@@ -131,11 +135,27 @@ class Importer(Builder):
             return self.constant(np.asarray(item, np.float32), name or "constant")
         raise ModelError(f"an argument is {type(item).__name__}; expected a tensor or a number")
 
-    def _constant_of(self, tensor: torch.Tensor, base: str) -> str:
-        if not tensor.is_quantized:
-            return self.constant(array_of(tensor), base)
-        codes, quant = quantized_array(tensor)
+    def _constant_of(self, item: Known, base: str) -> str:
+        if item.codes is not None:
+            kept = item.codes
+            codes = array_of(kept.tensor)
+            scale, zero_point = array_of(kept.scale), array_of(kept.zero_point)
+            quant = QuantParams.of(scale, zero_point, kept.axis)
+        elif item.tensor.is_quantized:
+            codes, quant = quantized_array(item.tensor)
+        else:
+            return self.constant(array_of(item.tensor), base)
         return self.emit(Dequantize, self.graph.constant(codes, base, quant), out=f"{base}~real")
+
+    def is_constant(self, value: str) -> bool:
+        """Whether a graph value is a constant, or constant codes dequantized."""
+        return value in self.graph.constants or bool(self.constant_codes(value))
+
+    def constant_codes(self, value: str) -> str:
+        """The constant codes that a graph value dequantizes; "" if it does not."""
+        made = self.graph.producers().get(value)
+        found = isinstance(made, Dequantize) and made.inputs[0] in self.graph.constants
+        return made.inputs[0] if made is not None and found else ""
 
     def real(self, item: Any, name: str = "") -> str:
         """The float32 graph value of an argument; dequantized where it is codes."""
@@ -180,9 +200,15 @@ class Importer(Builder):
             raise ShapeError(f"it was recorded as {expected}, but is built as {found}")
         self.values[ref] = value
 
+    def later(self, ref: Ref, make: Callable[[], str]) -> None:
+        """`make` gives the graph value of `ref`, if anything reads it as one."""
+        self._later[ref] = make
+
     def out(self, call: Call) -> str:
         """A name for what a call makes: its module's, or its module's and its own."""
-        place, short = call.place, call.op.rpartition(".")[2].strip("_")
+        place = call.place
+        short = place.node or call.op.rpartition(".")[2].strip("_")
+        short = {"unsafe_view": "view", "reshape_alias": "view"}.get(short, short)
         base = place.module if place.leaf else ".".join(filter(None, (place.module, short)))
         return (base or short).replace(DERIVED, "_")
 

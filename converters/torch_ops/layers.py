@@ -22,6 +22,7 @@ from nprt.converters.torch_ops.recorder import Call, Known
 from nprt.errors import ModelError
 from nprt.ops.add import Add
 from nprt.ops.argmax import Argmax
+from nprt.ops.dynamic_linear import DynamicLinear
 from nprt.ops.linear import Linear
 from nprt.ops.matmul import Matmul
 from nprt.ops.mul import Mul
@@ -43,7 +44,7 @@ def conv(m: Importer, call: Call) -> None:
     x, w, bias, stride, padding, dilation, transposed, extra, groups = call.args[:9]
     rank = len(m.shape(x)) - 2
     fields = geometry(rank, stride, padding, dilation)
-    values = (m.real(x), m.real(w, "weight"), m.real(bias, "bias"))
+    values = (m.real(x), m.real(w, parameter(call, "weight")), m.real(bias, "bias"))
     if transposed:
         fields["output_padding"] = spatial(extra, rank)
         y = transposed_convolution(m, *values, out=m.out(call), groups=groups, **fields)
@@ -56,9 +57,19 @@ def linear(m: Importer, call: Call) -> None:
     x, w, bias = arguments(call, "input", "weight", bias=None)
     if len(m.shape(x)) < 1 or not isinstance(w, Known):
         raise ModelError("linear needs constant weights")
-    m.bind(
-        call, m.emit(Linear, m.real(x), m.real(w, "weight"), m.real(bias, "bias"), out=m.out(call))
-    )
+    weight, added = m.real(w, parameter(call, "weight")), m.real(bias, "bias")
+    chosen = m.run_time.get(x)
+    if chosen is not None and chosen.plain and w.codes is not None:
+        source, codes = m.real(chosen.source), m.constant_codes(weight)
+        y = m.emit(DynamicLinear, source, codes, added, out=m.out(call), **chosen.fields())
+    else:
+        y = m.emit(Linear, m.real(x), weight, added, out=m.out(call))
+    m.bind(call, y)
+
+
+def parameter(call: Call, name: str) -> str:
+    """A name for a parameter that has none of its own."""
+    return ".".join(filter(None, (call.place.module, name)))
 
 
 def matmul(m: Importer, call: Call) -> None:
@@ -68,7 +79,7 @@ def matmul(m: Importer, call: Call) -> None:
 
 def product(m: Importer, a: str, b: str, out: str) -> str:
     """A matrix product; with a constant matrix on the right, a linear layer."""
-    if b in m.graph.constants and m.graph.types[b].rank == 2 and m.graph.types[a].rank >= 2:
+    if m.is_constant(b) and m.graph.types[b].rank == 2 and m.graph.types[a].rank >= 2:
         return m.emit(Linear, a, m.rearranged(b, (1, 0)), out=out)
     if m.graph.types[a].rank < 2 or m.graph.types[b].rank < 2:
         raise ModelError(

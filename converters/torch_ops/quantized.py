@@ -1,4 +1,4 @@
-"""Operators on quantized tensors: PyTorch's int8 kernels, by engine, and the quantize and dequantize of PT2E graphs."""
+"""Operators on quantized tensors: PyTorch's int8 kernels, by engine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from nprt.ops.add import Add
 from nprt.ops.dequantize import Dequantize
 from nprt.ops.linear import Linear
 from nprt.ops.lookup import Lookup
-from nprt.ops.quantize import Quantize
 from nprt.ops.rules import known
 from nprt.ops.unary import Unary
 
@@ -36,61 +35,6 @@ def dequantize(m: Importer, call: Call) -> None:
     if not m.is_quantized(call.args[0]):
         return identity(m, call)
     return m.bind(call, m.real(call.args[0]))
-
-
-def decomposed_quantize(m: Importer, call: Call) -> None:
-    """PT2E: `clip(rint(x * (1 / scale)) + zero_point, quant_min, quant_max)`."""
-    x, scale, zero_point, low, high, _ = arguments(
-        call, "input", "scale", "zero_point", "quant_min", "quant_max", "dtype"
-    )
-    m.traits.quantized = True
-    quant = QuantParams.of(number(m, scale, "scale"), int(number(m, zero_point, "zero point")))
-    like = m.type_of(m.result(call)).with_shape(())
-    like = TensorType(like.dtype, (), quant)
-    out = m.out(call)
-    y = m.emit(Quantize, m.real(x), out=out, like=like, numerics="pt2e")
-    if (low, high) != like.code_range:
-        y = clamped(m, y, low, high, out)
-    m.bind(call, y)
-
-
-def decomposed_dequantize(m: Importer, call: Call) -> None:
-    """PT2E: `scale * (code - zero_point)`, of what its quantize gave or of constant weights."""
-    x, scale, zero_point = call.args[:3]
-    quant = QuantParams.of(number(m, scale, "scale"), int(number(m, zero_point, "zero point")))
-    dequantize_as(m, call, x, quant)
-
-
-def decomposed_dequantize_per_channel(m: Importer, call: Call) -> None:
-    x, scales, zero_points, axis = call.args[:4]
-    arrays = m.array(scales, "scales"), m.array(zero_points, "zero points")
-    dequantize_as(m, call, x, QuantParams.of(*arrays, axis))
-
-
-def dequantize_as(m: Importer, call: Call, x: Any, quant: QuantParams) -> None:
-    """dequantize, with the parameters that only the reader of the codes knows."""
-    m.traits.quantized = True
-    codes = m.with_quant(x, quant)
-    m.bind(call, m.emit(Dequantize, codes, out=m.out(call)))
-
-
-def number(m: Importer, item: Any, what: str) -> float:
-    return float(m.array(item, what).reshape(())) if isinstance(item, Known | Ref) else float(item)
-
-
-def clamped(m: Importer, codes: str, low: int, high: int, out: str) -> str:
-    """Codes kept between two codes, by a table."""
-    type = m.graph.types[codes]
-    least, greatest = type.code_range
-    table = np.clip(np.arange(least, greatest + 1), low, high).astype(type.numpy)
-    return m.emit(
-        Lookup,
-        codes,
-        m.constant(table, f"{out}~limits"),
-        out=f"{out}~limited",
-        like=type,
-        function="clip",
-    )
 
 
 # --- functions of one code ----------------------------------------------------------------------------
