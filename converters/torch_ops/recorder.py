@@ -44,10 +44,6 @@ WHOLE: dict[Any, str] = {
     torch.Tensor.matmul: "aten.matmul",
     torch.Tensor.__matmul__: "aten.matmul",
     torch.ops.aten.matmul.default: "aten.matmul",
-    torch._C._VariableFunctions.lstm: "aten.lstm",
-    torch.ops.aten.lstm.input: "aten.lstm",
-    torch._C._VariableFunctions.gru: "aten.gru",
-    torch.ops.aten.gru.input: "aten.gru",
     torch._C._nn.scaled_dot_product_attention: "aten.scaled_dot_product_attention",
     torch.ops.aten.scaled_dot_product_attention.default: "aten.scaled_dot_product_attention",
 }
@@ -61,6 +57,11 @@ DEQUANTIZE = (
 
 # Operators that permute the axes of known float32, or copy it, and of its codes as well.
 PERMUTES = ("aten.t", "aten.transpose", "aten.permute", "aten.detach", "aten.alias", "aten.clone")
+
+for _name in ("lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell"):
+    WHOLE[getattr(torch._C._VariableFunctions, _name)] = f"aten.{_name}"
+    _packet = getattr(torch.ops.aten, _name)
+    WHOLE[getattr(_packet, "default" if _name.endswith("cell") else "input")] = f"aten.{_name}"
 
 
 @dataclass(frozen=True)
