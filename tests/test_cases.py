@@ -35,6 +35,7 @@ BACKENDS = {
 # What the results for one sample may depend on beside that sample, so that a batch differs from single runs.
 MIXES_SAMPLES = {
     "dynamic_quantize": "one scale for the whole array",
+    "embedding_bag-run_time_offsets": "a bag ends where the next one begins",
     "reduce_mean-float_batch": "the mean over the batch",
     "reshape-batch_moved": "the batch is no longer an axis of its own",
     "reshape-batch_second": "the batch is no longer an axis of its own",
@@ -62,6 +63,7 @@ ONE_VALUE = {
     "of_2_to_minus_33": "the multiplier is 0",
     "tiny_result": "the multiplier is 0",
     "matmul-no_terms": "sums of nothing",
+    "embedding_bag-no_indices": "sums of nothing",
     "dynamic_quantize-zeros": "all inputs alike",
     "softmax-integer_alike": "all inputs alike",
     "softmax-integer_flat": "all inputs nearly alike",

@@ -1,4 +1,4 @@
-"""What lstm and gru share: one layer in one direction over a whole sequence, its products as in PyTorch's dynamic layers.
+"""What lstm and gru share: one layer in one direction over a whole sequence, as in PyTorch's dynamic layers.
 
 The functions of a gate follow PyTorch 2.13 on x86-64: the sigmoid to the bit, tanh within 1 ulp.
 """
@@ -30,8 +30,8 @@ NUMERICS = ("fbgemm", "onednn", "qnnpack")
 class RecurrentOp(Op):
     """The fields and rules that lstm and gru share.
 
-    The input product is one `dynamic_linear` over the whole sequence, so that one scale serves all of x, unless there is
-    one for each row; the product with the state is one for each step. With float32 weights both are float32 products.
+    The input product is one `dynamic_linear` over the whole sequence, so that one scale serves all of x, unless each
+    row has one; the product with the state is one for each step. With float32 weights both are float32 products.
 
     Fields:
         per_row: as in `dynamic_linear`.
