@@ -64,7 +64,7 @@ class Importer(Builder):
         self.recording = recording
         self.engine = engine
         self.integer = integer
-        self.traits = Traits()
+        self.traits = Traits(quantized=any(v.scale is not None for v in recording.values))
         self.values: dict[Ref, str] = {}
         self.run_time: dict[Ref, Any] = {}  # what has a scale that is found at run time
         self._later: dict[Ref, Callable[[], str]] = {}
@@ -73,6 +73,7 @@ class Importer(Builder):
         self._keep: list[Any] = []
         self._blocked: set[Ref] = set()
         self.notes: list[str] = []
+        self._noted: dict[str, list[str]] = {}
         for name, ref in recording.inputs.items():
             value = recording.values[ref.index]
             self.graph.input(name, self.type_of(value))
@@ -106,6 +107,11 @@ class Importer(Builder):
                 shape[item.repeats] = BATCH
             return tuple(shape)
         return ()
+
+    def dtype(self, item: Ref | Known) -> torch.dtype:
+        return (
+            self.recording.values[item.index].dtype if isinstance(item, Ref) else item.tensor.dtype
+        )
 
     def is_quantized(self, item: Any) -> bool:
         return isinstance(item, Ref) and self.recording.values[item.index].scale is not None
@@ -200,6 +206,14 @@ class Importer(Builder):
             raise ShapeError(f"it was recorded as {expected}, but is built as {found}")
         self.values[ref] = value
 
+    def require_bound(self, call: Call, needed: set[Ref]) -> None:
+        """Raises ModelError for a result of a call that is needed and has no value."""
+        for index, ref in enumerate(call.outputs):
+            if ref in needed and not any(
+                ref in known for known in (self.values, self.run_time, self._later, self._blocked)
+            ):
+                raise ModelError(f"its result number {index} is not supported")
+
     def later(self, ref: Ref, make: Callable[[], str]) -> None:
         """`make` gives the graph value of `ref`, if anything reads it as one."""
         self._later[ref] = make
@@ -276,15 +290,21 @@ class Importer(Builder):
 
     def add_engine(self, a: Any, b: Any) -> str:
         """qnnpack adds uint8 tensors of one shape in fixed point; everything else is one kernel."""
-        signed = self.recording.values[a.index].dtype == torch.qint8
+        signed = self.dtype(a) == torch.qint8
         alike = self.shape(a) == self.shape(b)
         return "qnnpack" if self.engine == "qnnpack" and alike and not signed else "fbgemm"
 
     def note(self, call: Call, what: str) -> None:
-        """Something that a user should know of a call; kept in the model."""
-        text = f"{self.out(call)}: {what}"
-        if text not in self.notes:
-            self.notes.append(text)
+        """Something that a user should know of a call; the model has one note for all calls of which it is true."""
+        names = self._noted.setdefault(what, [])
+        before, name = noted(names, what), self.out(call)
+        if name in names:
+            return
+        names.append(name)
+        if before in self.notes:
+            self.notes[self.notes.index(before)] = noted(names, what)
+        else:
+            self.notes.append(noted(names, what))
 
     # --- problems -------------------------------------------------------------------------------------
 
@@ -307,6 +327,14 @@ class Importer(Builder):
             return isinstance(item, Ref) and item in self._blocked
 
         return reads(call.args) or reads(tuple(call.kwargs.values()))
+
+
+def noted(names: Sequence[str], what: str) -> str:
+    """A note on some layers: "conv1: ...", or "3 layers (conv1, conv2, conv3): ..."."""
+    if len(names) < 2:
+        return f"{''.join(names)}: {what}"
+    shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+    return f"{len(names)} layers ({shown}): {what}"
 
 
 # --- tensors as arrays --------------------------------------------------------------------------------

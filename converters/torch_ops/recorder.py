@@ -20,6 +20,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from nprt.converters.torch_ops.unmerged import REPLACED
 from nprt.ir import Dim
 
 BATCH = "N"
@@ -34,6 +35,27 @@ READS_DATA = (
     "aten.unique_dim",
     "aten._unique2",
     "aten.masked_select",
+)
+
+# Methods that hand a tensor's numbers to Python behind the dispatcher's back.
+READS_NUMBERS = (torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.__array__)
+
+# Operators whose results are drawn at random.
+RANDOM = (
+    "aten.bernoulli",
+    "aten.exponential",
+    "aten.multinomial",
+    "aten.normal",
+    "aten.poisson",
+    "aten.rand",
+    "aten.rand_like",
+    "aten.randint",
+    "aten.randint_like",
+    "aten.randn",
+    "aten.randn_like",
+    "aten.random",
+    "aten.randperm",
+    "aten.uniform",
 )
 
 # Composite operators that are kept whole: their parts merge the batch with other dimensions, or repeat for each step.
@@ -127,6 +149,7 @@ class Value:
 
     Attributes:
         contiguous, channels_last: the memory formats that it has; torch picks kernels by them. Both may hold.
+        strides: in elements.
         data: the tensor itself, where the recording keeps it.
     """
 
@@ -136,6 +159,7 @@ class Value:
     zero_point: int | None = None
     contiguous: bool = True
     channels_last: bool = False
+    strides: tuple[int, ...] = ()
     data: torch.Tensor | None = None
 
 
@@ -183,6 +207,8 @@ class _Recorder(TorchDispatchMode):
         self._codes: dict[int, Codes] = {}
         self._storages: dict[int, set[int]] = {}
         self._stale: set[int] = set()
+        self._random: set[int] = set()  # known tensors that were drawn, and what was made of them
+        self._mixed: set[int] = set()  # storages of known tensors that inputs were written into
 
     def new(self, tensor: torch.Tensor) -> Ref:
         """Bind a tensor to a new value."""
@@ -203,6 +229,10 @@ class _Recorder(TorchDispatchMode):
             if id(item) in self._stale:
                 self._problem("it reads a tensor that was changed in place through a view of it")
             return ref
+        if id(item) in self._random:
+            self._problem(
+                "it reads random numbers; they would be the same each time the model runs"
+            )
         snapshot = item if id(item) in self._fixed else item.detach().clone()
         codes = self._codes.get(id(item))
         return Known(snapshot.detach(), self._names.get(id(item), ""), codes=codes)
@@ -234,26 +264,35 @@ class _Recorder(TorchDispatchMode):
         kwargs: Mapping[str, Any],
         written: Sequence[torch.Tensor] = (),
     ) -> Any:
+        self._refuse_mixed((args, kwargs))
         if not self.derived((args, kwargs)):
             out = func(*args, **kwargs)
             self._name_known(args, out)
+            if name.rstrip("_") in RANDOM or self._random.intersection(map(id, _leaves(args))):
+                drawn = tensors_of(out)
+                self._random.update(map(id, drawn))
+                self._alive += drawn
             self._keep_codes(name, func, args, out)
             for tensor in written:
                 self._codes.pop(id(tensor), None)
             return out
         if name in READS_DATA:
-            self._problem(
-                f"{name} makes the program depend on the data; it can only be traced for one input"
-            )
+            self.refuse(name)
         held_args, held_kwargs = (mapped(self.of, part) for part in (args, dict(kwargs)))
         paused, self.paused = self.paused, True
         try:
             out = func(*args, **kwargs)
         finally:
             self.paused = paused
+        if self._fixed.intersection(map(id, written)):
+            self._problem(
+                f"{name} keeps what depends on the inputs in a buffer; a model has no state"
+            )
         for tensor in written:
             sharing = self._storages.get(_storage(tensor), set())
             self._stale |= sharing - {id(tensor)}
+            self._mixed.add(_storage(tensor))
+            self._alive.append(tensor)
         leaves = [out] if isinstance(out, torch.Tensor) else list(_leaves(out))
         tensors = [item if isinstance(item, torch.Tensor) else None for item in leaves]
         outputs = tuple(None if tensor is None else self.new(tensor) for tensor in tensors)
@@ -264,6 +303,19 @@ class _Recorder(TorchDispatchMode):
             Call(name, overload, tuple(held_args), held_kwargs, outputs, self.place())
         )
         return out
+
+    def _refuse_mixed(self, items: Any) -> None:
+        """Known tensors whose storage got values that depend on the inputs are not known any more."""
+        if not self._mixed:
+            return
+        for item in tensors_of(items):
+            if id(item) not in self._refs and _storage(item) in self._mixed:
+                self._problem("it reads a tensor that was changed in place through a view of it")
+
+    def refuse(self, name: str) -> None:
+        self._problem(
+            f"{name} makes the program depend on the data; it can only be traced for one input"
+        )
 
     def place(self) -> Place:
         if self.stack and self.stack[-1].module:
@@ -319,6 +371,9 @@ class _Recorder(TorchDispatchMode):
                 handle.remove()
 
 
+_DATA = torch.Tensor.data.__get__  # type: ignore[attr-defined]
+
+
 class _Whole(TorchFunctionMode):
     """Hands the composite operators of WHOLE to the recorder before they come apart."""
 
@@ -333,8 +388,18 @@ class _Whole(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        name = WHOLE.get(func) if func.__hash__ else None
-        if name is None or self.recorder.paused or _quantized((args, kwargs)):
+        if self.recorder.paused or not func.__hash__ or _quantized((args, kwargs)):
+            return func(*args, **kwargs)
+        if func in READS_NUMBERS and self.recorder.derived(args):
+            self.recorder.refuse(f"Tensor.{func.__name__}")
+        if func is _DATA:
+            return args[0].detach()
+        if func in REPLACED:
+            with self:
+                result = REPLACED[func](*args, **kwargs)
+            return func(*args, **kwargs) if result is NotImplemented else result
+        name = WHOLE.get(func)
+        if name is None:
             return func(*args, **kwargs)
         return self.recorder.record(name, "default", func, args, kwargs)
 
@@ -392,27 +457,63 @@ def record(
         name: recorder.new(tensor) for name, tensor in zip(names, flat, strict=True)
     }
     training = [m for m in root.modules() if m.training]
-    graph = isinstance(module, torch.fx.GraphModule)
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[]))
         torch.manual_seed(0)
         stack.enter_context(torch.no_grad())
-        if not graph:
-            for m in training:
-                m.training = False
-            stack.callback(lambda: [setattr(m, "training", True) for m in training])
+        for m in training:
+            m.training = False
+        stack.callback(lambda: [setattr(m, "training", True) for m in training])
+        stack.enter_context(_unchanged(root))
         stack.enter_context(_unoptimized())
+        stack.enter_context(_unfused())
         stack.enter_context(recorder.hooks())
         stack.enter_context(recorder)
         stack.enter_context(_Whole(recorder))
-        interpreted = isinstance(module, torch.fx.GraphModule) and not kwargs
-        run = _Interpreter(module, recorder).run if interpreted else module
-        result = run(*args, **kwargs)
+        ordered = _in_order(module, args, kwargs)
+        if ordered is None:
+            result = module(*args, **kwargs)
+        else:
+            result = _Interpreter(module, recorder).run(*ordered)
     recorder.recording.results = dict(_named_outputs(result))
     recorder.recording.outputs = {
         name: recorder.of(tensor) for name, tensor in recorder.recording.results.items()
     }
     return recorder.recording
+
+
+def _in_order(
+    module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[Any, ...] | None:
+    """The arguments of a graph module by position, for the interpreter; None if it cannot run `module`."""
+    if not isinstance(module, torch.fx.GraphModule):
+        return None
+    names = parameters_of(module)[len(args) : len(args) + len(kwargs)]
+    return (*args, *(kwargs[name] for name in names)) if set(names) == set(kwargs) else None
+
+
+@contextmanager
+def _unchanged(root: torch.nn.Module) -> Iterator[None]:
+    """Buffers that the module writes into get their values back."""
+    before = [(b, b._version, b.clone()) for b in root.buffers() if not b.is_inference()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, version, value in before:
+                if buffer._version != version:
+                    buffer.copy_(value)
+
+
+@contextmanager
+def _unfused() -> Iterator[None]:
+    """Transformers run as they are written, not by one operator for a whole layer."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 @contextmanager
@@ -424,9 +525,9 @@ def _unoptimized() -> Iterator[None]:
 
 def input_names(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[str]:
     """A name for each input tensor, as the module's `forward` calls it."""
-    if isinstance(module, torch.fx.GraphModule):
+    if isinstance(module, torch.fx.GraphModule) and not kwargs:
         names = [node.name for node in module.graph.nodes if node.op == "placeholder"]
-        if len(names) == len(tensors_of(args)) + len(tensors_of(dict(kwargs))):
+        if len(names) == len(tensors_of(args)):
             return names
     positional = parameters_of(module)
     names = []
@@ -519,6 +620,7 @@ def _value(tensor: torch.Tensor, keep_data: bool) -> Value:
         zero_point,
         tensor.is_contiguous(),
         last is not None and tensor.is_contiguous(memory_format=last),
+        tuple(tensor.stride()),
         data,
     )
 
@@ -592,6 +694,22 @@ class Differs(Exception):
     """Two recordings are not of one program with two batch sizes."""
 
 
+class DependsOnData(Differs):
+    """Two recordings differ in what should not depend on the inputs."""
+
+
+def needed(recording: Recording) -> tuple[list[Call], set[Ref]]:
+    """The calls that the outputs need, and every value that they need."""
+    found: set[Ref] = {item for item in recording.outputs.values() if isinstance(item, Ref)}
+    calls = []
+    for call in reversed(recording.calls):
+        if found.intersection(call.outputs):
+            calls.append(call)
+            arguments = _leaves([call.args, call.kwargs])
+            found.update(item for item in arguments if isinstance(item, Ref))
+    return calls[::-1], found
+
+
 def free_batch(first: Recording, second: Recording, sizes: tuple[int, int]) -> Recording:
     """One recording for any batch, from two with batches of `sizes`.
 
@@ -634,7 +752,9 @@ def free_batch(first: Recording, second: Recording, sizes: tuple[int, int]) -> R
         shape = tuple(
             dim(a, b, f"shape {list(p.shape)}") for a, b in zip(p.shape, q.shape, strict=True)
         )
-        values.append(replace(p, shape=shape))
+        # A single sample can have memory formats that several have not.
+        formats = {"contiguous": q.contiguous, "channels_last": q.channels_last}
+        values.append(replace(p, shape=shape, **formats))
     calls = []
     for c, d in zip(first.calls, second.calls, strict=True):
         if (c.op, c.overload, c.outputs) != (d.op, d.overload, d.outputs):
@@ -664,7 +784,10 @@ def _same_known(a: Known, b: Any, sizes: tuple[int, int], what: str) -> Known:
     if a.tensor.shape == b.tensor.shape:
         if a.tensor.is_quantized or torch.equal(a.tensor, b.tensor) or a.tensor.isnan().any():
             return a
-        raise Differs(f"{what}: a tensor that depends on no input differs from run to run")
+        raise DependsOnData(
+            f"{what}: it reads a tensor that was made outside of torch's operators, or at random; what is in it "
+            "changes with the inputs or from run to run"
+        )
     axes = [
         i
         for i, pair in enumerate(zip(a.tensor.shape, b.tensor.shape, strict=True))
@@ -677,6 +800,14 @@ def _same_known(a: Known, b: Any, sizes: tuple[int, int], what: str) -> Known:
     raise Differs(
         f"{what}: a known tensor is {list(a.tensor.shape)} and then {list(b.tensor.shape)}"
     )
+
+
+def rolled(tensor: torch.Tensor) -> torch.Tensor:
+    """The elements of `tensor` in another order, in the same memory format."""
+    if tensor.is_quantized or tensor.numel() < 2:
+        return tensor
+    other = torch.empty_like(tensor)
+    return other.copy_(tensor.reshape(-1).roll(1).reshape(tensor.shape))
 
 
 def with_one_more(tensor: torch.Tensor, axis: int) -> torch.Tensor:
