@@ -517,9 +517,7 @@ def _norm(rewriter: Rewriter, group: Group, numerics: str) -> bool:
         return False
     like = rewriter.graph.types[group.quantize.outputs[0]]
     inputs = (x, *group.op.inputs[1:])
-    return rewriter.rebind(
-        group.quantize, type(group.op), *inputs, like=like, **group.op.fields()
-    )
+    return rewriter.rebind(group.quantize, type(group.op), *inputs, like=like, **group.op.fields())
 
 
 def _prelu(rewriter: Rewriter, group: Group, numerics: str) -> bool:
