@@ -80,6 +80,7 @@ DEQUANTIZE = (
 # Operators that permute the axes of known float32, or copy it, and of its codes as well.
 PERMUTES = ("aten.t", "aten.transpose", "aten.permute", "aten.detach", "aten.alias", "aten.clone")
 
+WHOLE[torch.nn.functional.embedding_bag] = "torch.embedding_bag"
 for _name in ("lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell"):
     WHOLE[getattr(torch._C._VariableFunctions, _name)] = f"aten.{_name}"
     _packet = getattr(torch.ops.aten, _name)

@@ -25,8 +25,8 @@ class EmbeddingBag(Op):
 
     Values:
         table: (rows, width) float32; or int8 or uint8, whose row i stands for `scale[i] * code + bias[i]`.
-        indices: int32 or int64. With offsets (m,); without them (..., n), where each n along the last axis are a bag. An
-            index that the table does not have is an error: of the model where the indices are constant, else an
+        indices: int32 or int64. With offsets (m,); without them (..., n), where each n along the last axis are a bag.
+            An index that the table does not have is an error: of the model where the indices are constant, else an
             InputError when the model runs.
         offsets: (bags,) int32 or int64, where each bag begins in indices: from 0 up to m at most, never falling. With
             include_last_offset there is one more, where the last bag ends; otherwise it ends with indices.
