@@ -8,6 +8,7 @@ one family of these formulas; every op that rounds says in its field `numerics` 
     onnx      the ONNX operators themselves: dequantize, the op in float32, quantize; ties go to even
     fbgemm    PyTorch's engines fbgemm and, for most ops, x86: float32 multipliers, float32 bias; ties go to even
     onednn    PyTorch's engine onednn, and x86 for most convolutions: the zero point is added before rounding
+    onednn-gemm   its general kernel, for shapes for which it has no other: the same in another order
     qnnpack   PyTorch's engine qnnpack: float32 multipliers, int32 bias; add in fixed point, ties away from zero
     torch     `torch.quantize_per_tensor`, and what PyTorch computes in float32 before it; ties go to even
     torch-nchw, torch-nhwc
@@ -31,7 +32,7 @@ Array: TypeAlias = NDArray[Any]
 
 NUMERICS = (
     *("integer", "ort", "onnx"),
-    *("fbgemm", "onednn", "qnnpack", "torch", "torch-nchw", "torch-nhwc", "pt2e"),
+    *("fbgemm", "onednn", "onednn-gemm", "qnnpack", "torch", "torch-nchw", "torch-nhwc", "pt2e"),
 )
 
 
@@ -294,6 +295,36 @@ def requantize_onednn_linear(
     return requantize_onednn(acc, x_scale, twice_inverted(w_scale), y_scale, y_zero_point, bias)
 
 
+def requantize_onednn_depthwise(
+    acc: Array,
+    x_scale: Array,
+    w_scale: Array,
+    y_scale: Array,
+    y_zero_point: Array,
+    bias: Array | None = None,
+) -> Array:
+    """`requantize_onednn` as its gemm kernel does it, with the product of the scales first: eq. (61)."""
+    value = acc.astype(np.float32) * (twice_inverted(x_scale) * np.float32(w_scale))
+    if bias is not None:
+        value = value + bias
+    return np.rint(value * (np.float32(1) / twice_inverted(y_scale)) + np.float32(y_zero_point))
+
+
+def requantize_onednn_transposed(
+    acc: Array,
+    x_scale: Array,
+    w_scale: Array,
+    y_scale: Array,
+    y_zero_point: Array,
+    bias: Array | None = None,
+) -> Array:
+    """`requantize_onednn` as its gemm kernel does it for transposed convolutions, with a quotient: eq. (62)."""
+    value = acc.astype(np.float32) * twice_inverted(x_scale) * np.float32(w_scale)
+    if bias is not None:
+        value = value + bias
+    return np.rint(value / twice_inverted(y_scale) + np.float32(y_zero_point))
+
+
 def requantize_pt2e(
     acc: Array,
     x_scale: Array,
@@ -324,7 +355,7 @@ def requantize_torch(
 
 
 # By numerics. Those of FLOAT_BIAS take the bias by itself, float32; the others find it in the accumulator.
-FLOAT_BIAS = ("fbgemm", "onednn", "pt2e")
+FLOAT_BIAS = ("fbgemm", "onednn", "onednn-gemm", "pt2e")
 REQUANTIZE: dict[str, Callable[..., Array]] = {
     "integer": requantize_integer,
     "ort": requantize_ort,
