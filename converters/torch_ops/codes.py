@@ -48,7 +48,6 @@ def table(m: Importer, call: Call) -> None:
         raise ModelError("one quantized tensor and numbers are expected here")
     (ref,) = refs
     value = m.recording.values[ref.index]
-    check_memory_format(m, call, value)
     codes = every_code(value)
     entries = evaluate(m, call, codes, ref)
     alone = torch.cat([evaluate(m, call, part, ref) for part in codes.split(BLOCK // 2)])
@@ -58,7 +57,10 @@ def table(m: Importer, call: Call) -> None:
     elif loop == "both" and not torch.equal(alone.int_repr(), entries.int_repr()):
         m.note(call, REMAINDER)
     function = call.op.rpartition(".")[2].strip("_")
-    m.bind(call, looked_up(m, m.value(ref), entries, m.out(call), function))
+    x = m.value(ref)
+    if is_mixed_up(m, call, value):
+        x = mixed_up(m, call, x)
+    m.bind(call, looked_up(m, x, entries, m.out(call), function))
 
 
 def loop_over(x: Value, y: Value) -> str:
@@ -143,15 +145,23 @@ def require_new_result(call: Call) -> None:
         raise ModelError("it writes into a tensor that it is given; use the form that returns one")
 
 
-def check_memory_format(m: Importer, call: Call, value: Value) -> None:
-    """qnnpack's clamp mixes up the elements of channels_last tensors."""
+def is_mixed_up(m: Importer, call: Call, value: Value) -> bool:
+    """Whether qnnpack's clamp mixes up the elements: it reads a channels-last tensor and writes a contiguous one."""
     clamps = call.op.rpartition(".")[2].strip("_") in ("clamp", "hardtanh", "relu6")
     mixed = value.channels_last and not value.contiguous and value.dtype == torch.quint8
-    if clamps and mixed and m.engine == "qnnpack":
-        raise ModelError(
-            "torch's engine qnnpack mixes up the elements of a channels_last tensor here; call contiguous() before it, "
-            "or fuse it into the layer before"
-        )
+    return clamps and mixed and m.engine == "qnnpack"
+
+
+def mixed_up(m: Importer, call: Call, x: str) -> str:
+    """The elements of x in the order of channels last, taken for the order of channels first."""
+    m.note(
+        call,
+        "torch's engine qnnpack mixes up the elements of a channels_last tensor here, and nprt follows; call "
+        "contiguous() before it, or fuse it into the layer before",
+    )
+    shape = m.graph.types[x].shape
+    y = m.channels_last(x)
+    return m.to_shape(y, shape, f"{m.out(call)}~mixed")
 
 
 # --- two operands -------------------------------------------------------------------------------------
