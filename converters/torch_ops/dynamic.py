@@ -20,16 +20,74 @@ from nprt.converters.torch_ops.importer import (
 )
 from nprt.converters.torch_ops.recorder import Call, Known
 from nprt.errors import ModelError
-from nprt.ir import Array, QuantParams
+from nprt.ir import CODE_DTYPES, Array, QuantParams, TensorType
 from nprt.ops.add import Add
+from nprt.ops.cast import Cast
 from nprt.ops.concat import Concat
 from nprt.ops.dynamic_linear import DynamicLinear
+from nprt.ops.dynamic_quantize import DynamicQuantize
 from nprt.ops.gru import Gru
 from nprt.ops.linear import Linear
 from nprt.ops.lstm import Lstm
+from nprt.ops.mul import Mul
 from nprt.ops.rules import known
+from nprt.ops.sub import Sub
 from nprt.ops.transpose import Transpose
 from nprt.ops.unary import Unary
+
+# --- codes with a scale that is found at run time -----------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FoundAtRunTime:
+    """What torch.quantize_per_tensor_dynamic made. A linear layer can read its source instead, and its `fields`."""
+
+    source: Any
+    dtype: str
+    reduce_range: bool
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is what `dynamic_linear` does."""
+        return self.dtype == "uint8"
+
+    def fields(self) -> dict[str, Any]:
+        return {"numerics": "fbgemm", "reduce_range": self.reduce_range}
+
+    def real(self, m: Importer, out: str) -> str:
+        """The source quantized and dequantized again."""
+        names = [f"{out}~{part}" for part in ("codes", "scale", "zero_point")]
+        like = TensorType(self.dtype, ())
+        fields = {"numerics": "torch", "reduce_range": self.reduce_range}
+        m.emit(DynamicQuantize, m.real(self.source), out=names, like=like, **fields)
+        codes, scale, zero_point = m.graph.ops[-1].outputs
+        numbers = [
+            m.emit(Cast, value, out=f"{value}~float", like=TensorType("float32", ()))
+            for value in (codes, zero_point)
+        ]
+        return m.emit(Mul, m.emit(Sub, *numbers, out=f"{out}~difference"), scale, out=out)
+
+
+def quantize_per_tensor_dynamic(m: Importer, call: Call) -> None:
+    x, _, reduce_range = arguments(call, "self", "dtype", "reduce_range")
+    if m.result(call).dtype == torch.float16:
+        raise ModelError(
+            "it rounds the inputs of a layer to float16, which nprt does not have; convert_fx makes float16 layers "
+            "with float32 inputs"
+        )
+    dtype = m.type_of(m.result(call)).dtype
+    if dtype not in CODE_DTYPES:
+        raise ModelError(f"it quantizes to {dtype}; expected torch.quint8 or torch.qint8")
+    m.traits.quantized = True
+    (ref,) = call.outputs
+    assert ref is not None
+    m.run_time[ref] = FoundAtRunTime(x, dtype, bool(reduce_range) and m.engine != "qnnpack")
+    m.later(ref, no_fixed_scale)
+
+
+def no_fixed_scale() -> str:
+    raise ModelError("it reads codes whose scale is found at run time; only dequantize can do so")
+
 
 # --- linear -------------------------------------------------------------------------------------------
 

@@ -36,6 +36,13 @@ def quantize_per_tensor(m: Importer, call: Call) -> None:
 
 
 def dequantize(m: Importer, call: Call) -> None:
+    ref = call.args[0]
+    chosen = m.run_time.get(ref)
+    if chosen is not None:
+        (result,) = call.outputs
+        assert result is not None
+        m.run_time[result] = chosen
+        return m.later(result, lambda: chosen.real(m, m.out(call)))
     if not m.is_quantized(call.args[0]):
         return identity(m, call)
     return m.bind(call, m.real(call.args[0]))

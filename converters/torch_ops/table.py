@@ -5,16 +5,20 @@ Names are without overload, and without the underscore at the end that marks wri
 
 from __future__ import annotations
 
+import math
+
 from nprt.converters.torch_ops import (
     codes,
     dynamic,
     elementwise,
     embedding,
+    filled,
     layers,
     movement,
     norms,
     pt2e,
     quantized,
+    reductions,
 )
 from nprt.converters.torch_ops.codes import on_codes, prelu_kernel
 from nprt.converters.torch_ops.elementwise import (
@@ -33,9 +37,11 @@ from nprt.converters.torch_ops.pooling import (
     average_pool,
     max_pool,
     mean,
+    restrided,
     upsample_linear,
     upsample_nearest,
 )
+from nprt.converters.torch_ops.recorder import RANDOM
 from nprt.ops.add import Add
 from nprt.ops.div import Div
 from nprt.ops.gru import Gru
@@ -62,6 +68,7 @@ TRANSLATIONS: dict[str, Translate] = {
     "aten.native_layer_norm": layers.layer_norm,
     "aten.native_group_norm": layers.group_norm,
     "aten.scaled_dot_product_attention": layers.attention,
+    "aten._scaled_dot_product_flash_attention_for_cpu": layers.flash_attention,
     # arithmetic
     "aten.add": binary(Add),
     "aten.sub": binary(Sub),
@@ -71,6 +78,9 @@ TRANSLATIONS: dict[str, Translate] = {
     "aten.pow": elementwise.power,
     "aten.maximum": extreme(Maximum),
     "aten.minimum": extreme(Minimum),
+    "aten.addcmul": elementwise.fused(Mul),
+    "aten.addcdiv": elementwise.fused(Div),
+    "aten.lerp": elementwise.lerp,
     # relations and logic
     "aten.eq": compare("equal"),
     "aten.ne": compare("not_equal"),
@@ -79,6 +89,14 @@ TRANSLATIONS: dict[str, Translate] = {
     "aten.gt": compare("greater"),
     "aten.ge": compare("greater_equal"),
     "aten.logical_not": elementwise.logical_not,
+    "aten.bitwise_not": elementwise.bitwise_not,
+    "aten.isnan": elementwise.is_nan,
+    "aten.logical_and": elementwise.logical("and"),
+    "aten.logical_or": elementwise.logical("or"),
+    "aten.logical_xor": elementwise.logical("xor"),
+    "aten.bitwise_and": elementwise.logical("and"),
+    "aten.bitwise_or": elementwise.logical("or"),
+    "aten.bitwise_xor": elementwise.logical("xor"),
     "aten.where": elementwise.where,
     "aten.masked_fill": elementwise.masked_fill,
     # activations and other functions of one element
@@ -98,6 +116,7 @@ TRANSLATIONS: dict[str, Translate] = {
     "aten.gelu": on_codes(elementwise.gelu),
     "aten.silu": on_codes(fixed("silu")),
     "aten.mish": fixed("mish"),
+    "aten.glu": elementwise.glu,
     "aten.softplus": elementwise.softplus,
     "aten.log_sigmoid_forward": fixed("logsigmoid"),
     "aten.hardshrink": unary("hardshrink", lambd=0.5),
@@ -106,6 +125,11 @@ TRANSLATIONS: dict[str, Translate] = {
     "aten._prelu_kernel": prelu_kernel(elementwise.prelu),
     "aten.exp": fixed("exp"),
     "aten.expm1": fixed("expm1"),
+    "aten.exp2": elementwise.exp2,
+    "aten.logit": elementwise.logit,
+    "aten.nan_to_num": elementwise.nan_to_num,
+    "aten.log2": elementwise.scaled("log", after=1 / math.log(2)),
+    "aten.log10": elementwise.scaled("log", after=1 / math.log(10)),
     "aten.log": fixed("log"),
     "aten.log1p": fixed("log1p"),
     "aten.sqrt": fixed("sqrt"),
@@ -125,6 +149,9 @@ TRANSLATIONS: dict[str, Translate] = {
     "aten.asin": fixed("asin"),
     "aten.acos": fixed("acos"),
     "aten.atan": fixed("atan"),
+    "aten.asinh": fixed("asinh"),
+    "aten.acosh": fixed("acosh"),
+    "aten.atanh": fixed("atanh"),
     "aten.sinh": fixed("sinh"),
     "aten.cosh": fixed("cosh"),
     "aten._softmax": softmax(log=False),
@@ -135,6 +162,19 @@ TRANSLATIONS: dict[str, Translate] = {
     "aten.amax": reduction("Max"),
     "aten.amin": reduction("Min"),
     "aten.argmax": layers.argmax,
+    "aten.argmin": reductions.argmin,
+    "aten.max": reductions.extreme("Max"),
+    "aten.min": reductions.extreme("Min"),
+    "aten.var": reductions.variance(root=False),
+    "aten.std": reductions.variance(root=True),
+    "aten.var_mean": reductions.variance(root=False, with_mean=True),
+    "aten.std_mean": reductions.variance(root=True, with_mean=True),
+    "aten.linalg_vector_norm": reductions.vector_norm,
+    "aten.norm": reductions.vector_norm,
+    "aten.logsumexp": reductions.logsumexp,
+    "aten.cumsum": reductions.running_sum,
+    "aten.any": reductions.truth("Max"),
+    "aten.all": reductions.truth("Min"),
     # pooling and resizing
     "aten.max_pool2d_with_indices": max_pool(2),
     "aten.max_pool3d_with_indices": max_pool(3),
@@ -159,6 +199,7 @@ TRANSLATIONS: dict[str, Translate] = {
     "aten.upsample_trilinear3d": upsample_linear(3),
     # movement
     "aten.alias": movement.identity,
+    "aten.as_strided": restrided,
     "aten.clone": movement.identity,
     "aten.contiguous": movement.identity,
     "aten.detach": movement.identity,
@@ -185,19 +226,37 @@ TRANSLATIONS: dict[str, Translate] = {
     "aten.constant_pad_nd": movement.pad,
     "aten.reflection_pad1d": movement.pad,
     "aten.reflection_pad2d": movement.pad,
+    "aten.reflection_pad3d": movement.pad,
     "aten.replication_pad1d": movement.pad,
     "aten.replication_pad2d": movement.pad,
+    "aten.replication_pad3d": movement.pad,
     "aten._to_copy": movement.cast,
     "aten.copy": movement.copy,
     "aten.repeat": movement.repeat,
     "aten.flip": movement.flip,
     "aten.roll": movement.roll,
     "aten.pixel_shuffle": movement.pixel_shuffle,
+    "aten.pixel_unshuffle": movement.pixel_unshuffle,
+    "aten.unfold": movement.windows,
+    "aten.im2col": movement.columns,
     "aten.channel_shuffle": movement.channel_shuffle,
     "aten.native_channel_shuffle": movement.channel_shuffle,
     "aten.index_select": movement.index_select,
     "aten.index": movement.index,
+    "aten.zeros_like": filled.number(0),
+    "aten.ones_like": filled.number(1),
+    "aten.empty_like": filled.number(0),
+    "aten.new_zeros": filled.number(0),
+    "aten.new_ones": filled.number(1),
+    "aten.new_empty": filled.number(0),
+    "aten.zero": filled.number(0),
+    "aten.full_like": filled.given(1, "fill_value"),
+    "aten.new_full": filled.given(2, "fill_value"),
+    "aten.fill": filled.given(1, "value"),
+    "aten.tril": filled.triangle(lower=True),
+    "aten.triu": filled.triangle(lower=False),
     "aten.embedding": movement.embedding,
+    "aten.quantize_per_tensor_dynamic": dynamic.quantize_per_tensor_dynamic,
     # embeddings
     "quantized.embedding_byte": embedding.quantized_embedding,
     "quantized.embedding_4bit": embedding.quantized_embedding,
@@ -292,4 +351,9 @@ TRANSLATIONS: dict[str, Translate] = {
     "quantized.instance_norm": norms.group_norm,
     "quantized.softmax": norms.softmax,
     "quantized.matmul": norms.matmul,
+    # what has no place in a model
+    **dict.fromkeys(
+        RANDOM,
+        pt2e.refuse("it draws random numbers; call eval() on the module, or make them its inputs"),
+    ),
 }
