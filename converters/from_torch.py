@@ -219,7 +219,7 @@ def record_batches(
         second = recorder.record(module, *changed(grown, args, kwargs))
         return recorder.free_batch(first, second, (size, size + 1)), []
     except recorder.DependsOnData as difference:
-        first.problems.append(str(difference))
+        first.problems += [] if first.problems else [str(difference)]
         return first, []
     except recorder.Differs as difference:
         why = str(difference)
@@ -253,7 +253,7 @@ def check_data(
         second = recorder.record(module, *changed(lambda item: item, args, kwargs))
         recorder.free_batch(first, second, (-1, -1))
     except recorder.Differs as difference:
-        first.problems.append(str(difference))
+        first.problems += [] if first.problems else [str(difference)]
     except Exception as error:  # whatever the module raises for values that it is not made for
         log.debug("no second run with other values: %s", recorder.one_line(error))
 

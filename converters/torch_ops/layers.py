@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from nprt.errors import ModelError
 from nprt.ops.add import Add
 from nprt.ops.argmax import Argmax
 from nprt.ops.dynamic_linear import DynamicLinear
+from nprt.ops.gather import Gather
 from nprt.ops.linear import Linear
 from nprt.ops.matmul import Matmul
 from nprt.ops.mul import Mul
@@ -81,10 +83,15 @@ def product(m: Importer, a: str, b: str, out: str) -> str:
     """A matrix product; with a constant matrix on the right, a linear layer."""
     if m.is_constant(b) and m.graph.types[b].rank == 2 and m.graph.types[a].rank >= 2:
         return m.emit(Linear, a, m.rearranged(b, (1, 0)), out=out)
-    if m.graph.types[a].rank < 2 or m.graph.types[b].rank < 2:
-        raise ModelError(
-            "a matrix product with a vector is not supported; give it a second dimension"
-        )
+    if m.graph.types[b].rank == 1:
+        column = m.to_shape(b, (m.graph.types[b].shape[0], 1), f"{out}~column")
+        y = product(m, a, column, f"{out}~column")
+        return m.to_shape(y, m.graph.types[y].shape[:-1], out)
+    if m.graph.types[a].rank == 1:
+        row = m.to_shape(a, (1, m.graph.types[a].shape[0]), f"{out}~row")
+        y = product(m, row, b, f"{out}~row")
+        shape = m.graph.types[y].shape
+        return m.to_shape(y, (*shape[:-2], shape[-1]), out)
     return m.emit(Matmul, a, b, out=out)
 
 
@@ -197,6 +204,23 @@ def argmax(m: Importer, call: Call) -> None:
     m.bind(call, m.emit(Argmax, value, out=m.out(call), axis=axis, keepdims=keepdims))
 
 
+def flash_attention(m: Importer, call: Call) -> None:
+    """What scaled_dot_product_attention becomes in an exported program; its other results are for training."""
+    q, k, v, dropout, causal, *_ = (*call.args, *(0.0, False)[len(call.args) - 3 :])
+    keywords = {name: call.kwargs.get(name) for name in ("attn_mask", "scale")}
+    arguments = {"dropout_p": dropout, "is_causal": causal, **keywords}
+    attention(m, replace(call, args=(q, k, v), kwargs=arguments))
+
+
+def repeated(m: Importer, x: str, heads: int, out: str) -> str:
+    """Keys or values with each head so often that there are `heads`."""
+    type = m.graph.types[x]
+    axis = type.rank - 3
+    count = known("heads of keys", type.shape[axis])
+    index = m.constant(np.repeat(np.arange(count), heads // count), f"{out}~heads")
+    return m.emit(Gather, x, index, out=f"{out}~repeated", like=type, axis=axis)
+
+
 def attention(m: Importer, call: Call) -> None:
     """softmax(q @ k.T * scale + mask) @ v."""
     q, k, v, mask, dropout, causal, scale, grouped = arguments(
@@ -210,10 +234,13 @@ def attention(m: Importer, call: Call) -> None:
         scale=None,
         enable_gqa=False,
     )
-    if dropout or grouped:
-        raise ModelError("attention with dropout or grouped queries is not supported")
+    if dropout:
+        raise ModelError("attention with dropout is not supported; call eval() on the module")
     out = m.out(call)
     query, key, value = m.real(q), m.real(k), m.real(v)
+    if grouped:
+        heads = known("heads", m.graph.types[query].shape[-3])
+        key, value = (repeated(m, part, heads, out) for part in (key, value))
     rank = m.graph.types[key].rank
     width = known("the width of a head", m.graph.types[query].shape[-1])
     swap = (*range(rank - 2), rank - 1, rank - 2)

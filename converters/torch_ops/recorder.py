@@ -58,6 +58,11 @@ RANDOM = (
     "aten.uniform",
 )
 
+CHANGED = (
+    "it reads a tensor that was changed through a view of it, by {}; "
+    "make a new tensor with torch.cat or torch.where"
+)
+
 # Composite operators that are kept whole: their parts merge the batch with other dimensions, or repeat for each step.
 WHOLE: dict[Any, str] = {
     torch._C._nn.linear: "aten.linear",
@@ -207,9 +212,11 @@ class _Recorder(TorchDispatchMode):
         self._alive: list[Any] = [tensor for _, tensor in named]
         self._codes: dict[int, Codes] = {}
         self._storages: dict[int, set[int]] = {}
-        self._stale: set[int] = set()
+        self._stale: dict[
+            int, str
+        ] = {}  # the place where a tensor that it shares memory with was written
         self._random: set[int] = set()  # known tensors that were drawn, and what was made of them
-        self._mixed: set[int] = set()  # storages of known tensors that inputs were written into
+        self._mixed: dict[int, str] = {}  # storages that inputs were written into, and the place
 
     def new(self, tensor: torch.Tensor) -> Ref:
         """Bind a tensor to a new value."""
@@ -217,7 +224,7 @@ class _Recorder(TorchDispatchMode):
         self.recording.values.append(_value(tensor, self.keep_data))
         self._refs[id(tensor)] = ref
         self._alive.append(tensor)
-        self._stale.discard(id(tensor))
+        self._stale.pop(id(tensor), None)
         self._storages.setdefault(_storage(tensor), set()).add(id(tensor))
         return ref
 
@@ -228,7 +235,7 @@ class _Recorder(TorchDispatchMode):
         ref = self._refs.get(id(item))
         if ref is not None:
             if id(item) in self._stale:
-                self._problem("it reads a tensor that was changed in place through a view of it")
+                self._problem(CHANGED.format(self._stale[id(item)]))
             return ref
         if id(item) in self._random:
             self._problem(
@@ -265,7 +272,7 @@ class _Recorder(TorchDispatchMode):
         kwargs: Mapping[str, Any],
         written: Sequence[torch.Tensor] = (),
     ) -> Any:
-        self._refuse_mixed((args, kwargs))
+        self.refuse_mixed((args, kwargs))
         if not self.derived((args, kwargs)):
             out = func(*args, **kwargs)
             self._name_known(args, out)
@@ -291,8 +298,9 @@ class _Recorder(TorchDispatchMode):
             )
         for tensor in written:
             sharing = self._storages.get(_storage(tensor), set())
-            self._stale |= sharing - {id(tensor)}
-            self._mixed.add(_storage(tensor))
+            where = str(self.place())
+            self._stale |= dict.fromkeys(sharing - {id(tensor)}, where)
+            self._mixed[_storage(tensor)] = where
             self._alive.append(tensor)
         leaves = [out] if isinstance(out, torch.Tensor) else list(_leaves(out))
         tensors = [item if isinstance(item, torch.Tensor) else None for item in leaves]
@@ -305,17 +313,18 @@ class _Recorder(TorchDispatchMode):
         )
         return out
 
-    def _refuse_mixed(self, items: Any) -> None:
+    def refuse_mixed(self, items: Any) -> None:
         """Known tensors whose storage got values that depend on the inputs are not known any more."""
         if not self._mixed:
             return
         for item in tensors_of(items):
             if id(item) not in self._refs and _storage(item) in self._mixed:
-                self._problem("it reads a tensor that was changed in place through a view of it")
+                self._problem(CHANGED.format(self._mixed[_storage(item)]))
 
     def refuse(self, name: str) -> None:
         self._problem(
-            f"{name} makes the program depend on the data; it can only be traced for one input"
+            f"{name} makes the program depend on the data, as item(), if and while do, so it can only be traced for "
+            "one input; use torch.where"
         )
 
     def place(self) -> Place:
@@ -472,11 +481,10 @@ def record(
         stack.enter_context(recorder)
         stack.enter_context(_Whole(recorder))
         ordered = _in_order(module, args, kwargs)
-        if ordered is None:
-            result = module(*args, **kwargs)
-        else:
-            result = _Interpreter(module, recorder).run(*ordered)
+        run = module if ordered is None else _Interpreter(module, recorder).run
+        result = run(*args, **kwargs) if ordered is None else run(*ordered)
     recorder.recording.results = dict(_named_outputs(result))
+    recorder.refuse_mixed(result)
     recorder.recording.outputs = {
         name: recorder.of(tensor) for name, tensor in recorder.recording.results.items()
     }

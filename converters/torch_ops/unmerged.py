@@ -1,4 +1,4 @@
-"""Functions of torch whose own form merges the batch with other dimensions, written so that it stays a dimension.
+"""Functions of torch written with other operators: most of their own forms merge the batch with other dimensions.
 
 Each returns NotImplemented for arguments that it is not for.
 """
@@ -173,6 +173,17 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: Any = 
     return y
 
 
+def rrelu(
+    input: Tensor,
+    lower: float = 1 / 8,
+    upper: float = 1 / 3,
+    training: bool = False,
+    inplace: bool = False,
+) -> Any:
+    """`F.rrelu` outside of training."""
+    return NotImplemented if training else F.leaky_relu(input, (lower + upper) / 2)
+
+
 REPLACED: dict[Any, Callable[..., Any]] = {
     F.multi_head_attention_forward: multi_head_attention,
     F.instance_norm: instance_norm,
@@ -180,5 +191,6 @@ REPLACED: dict[Any, Callable[..., Any]] = {
     torch.einsum: einsum,
     torch.ops.aten.einsum.default: einsum,
     F.pad: pad,
+    F.rrelu: rrelu,
     torch.ops.aten.pad.default: pad,
 }
