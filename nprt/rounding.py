@@ -7,6 +7,7 @@ one family of these formulas; every op that rounds says in its field `numerics` 
     ort       onnxruntime's quantized kernels on x86: float32 multipliers; ties go to even
     onnx      the ONNX operators themselves: dequantize, the op in float32, quantize; ties go to even
     fbgemm    PyTorch's engines fbgemm and, for most ops, x86: float32 multipliers, float32 bias; ties go to even
+    fbgemm-scalar  the same in add where PyTorch has no vector loop: the zero point is added before rounding
     onednn    PyTorch's engine onednn, and x86 for most convolutions: the zero point is added before rounding
     onednn-gemm   its general kernel, for shapes for which it has no other: the same in another order
     qnnpack   PyTorch's engine qnnpack: float32 multipliers, int32 bias; add in fixed point, ties away from zero
@@ -32,7 +33,8 @@ Array: TypeAlias = NDArray[Any]
 
 NUMERICS = (
     *("integer", "ort", "onnx"),
-    *("fbgemm", "onednn", "onednn-gemm", "qnnpack", "torch", "torch-nchw", "torch-nhwc", "pt2e"),
+    *("fbgemm", "fbgemm-scalar", "onednn", "onednn-gemm", "qnnpack"),
+    *("torch", "torch-nchw", "torch-nhwc", "pt2e"),
 )
 
 
@@ -483,6 +485,11 @@ def add_fbgemm(a: Array, b: Array, qa: Affine, qb: Affine, qy: Affine) -> Array:
     return quantize_pt2e(dequantize_fma(a, *qa) + dequantize_fma(b, *qb), *qy)
 
 
+def add_fbgemm_scalar(a: Array, b: Array, qa: Affine, qb: Affine, qy: Affine) -> Array:
+    """`add_fbgemm` where PyTorch has no vector loop, as where one operand is channels_last and one not: eq. (48)."""
+    return quantize_remainder(dequantize(a, *qa) + dequantize(b, *qb), *qy)
+
+
 def add_qnnpack(a: Array, b: Array, qa: Affine, qb: Affine, qy: Affine) -> Array:
     """`a + b` as PyTorch's engine qnnpack on uint8 of one shape: eq. (37). Fixed point, ties away from zero; int64."""
     ratios = [np.float32(q.scale) / np.float32(qy.scale) for q in (qa, qb)]
@@ -533,6 +540,7 @@ ADD = {
     "ort": add_ort,
     "onnx": add_onnx,
     "fbgemm": add_fbgemm,
+    "fbgemm-scalar": add_fbgemm_scalar,
     "qnnpack": add_qnnpack,
     "pt2e": add_pt2e,
 }
@@ -951,7 +959,7 @@ def in_blocks(channels: int, block: int) -> Array:
 
 
 def average_torch_nchw(acc: Array, count: Array, scale: Array, zero_point: Array) -> Array:
-    """Mean as `torch.avg_pool2d` of a contiguous tensor: eq. (9001). Not yet clamped.
+    """Mean as `torch.avg_pool2d` of a contiguous tensor: eq. (63). Not yet clamped.
 
     Args:
         acc: int64 (..., channels), sum of `count` differences `code - zero_point`.
@@ -966,7 +974,10 @@ def average_torch_nchw(acc: Array, count: Array, scale: Array, zero_point: Array
 
 
 def average_torch_nhwc(acc: Array, count: Array, scale: Array, zero_point: Array) -> Array:
-    """`average_torch_nchw` of a channels-last tensor: channels in whole blocks get the zero point after rounding: eq. (9002)."""
+    """`average_torch_nchw` of a channels-last tensor: eq. (64).
+
+    Channels in whole blocks get the zero point after rounding.
+    """
     inverse = np.float32(1) / count.astype(np.float32)
     after = np.rint(acc.astype(np.float32) * inverse) + np.float32(zero_point)
     before = average_torch_nchw(acc, count, scale, zero_point)
@@ -974,7 +985,7 @@ def average_torch_nhwc(acc: Array, count: Array, scale: Array, zero_point: Array
 
 
 def average_qnnpack(acc: Array, count: Array, scale: Array, zero_point: Array) -> Array:
-    """Mean as PyTorch's engine qnnpack on uint8, in pools and over positions: eq. (9003).
+    """Mean as PyTorch's engine qnnpack on uint8, in pools and over positions: eq. (65).
 
     Its multiplier is a quotient of scales, which is not always the reciprocal of `count` rounded once.
     """
@@ -990,7 +1001,7 @@ AVERAGE = {
 
 
 def adaptive_torch_nchw(acc: Array, counts: list[Array], zero_point: Array) -> Array:
-    """Mean of raw codes as `torch.adaptive_avg_pool2d` of a contiguous tensor: eq. (9004).
+    """Mean of raw codes as `torch.adaptive_avg_pool2d` of a contiguous tensor: eq. (66).
 
     Args:
         acc: int64 (batch, *out, channels), sums of differences `code - zero_point`.
@@ -1001,7 +1012,7 @@ def adaptive_torch_nchw(acc: Array, counts: list[Array], zero_point: Array) -> A
     Returns:
         float32 holding integers, each a code.
     """
-    factor = np.ones((), np.float32)
+    factor: Array = np.ones((), np.float32)
     for lengths in counts:
         factor = factor[..., np.newaxis] / lengths.astype(np.float32)
     total = acc + count_of(counts) * zero_point
@@ -1009,7 +1020,7 @@ def adaptive_torch_nchw(acc: Array, counts: list[Array], zero_point: Array) -> A
 
 
 def adaptive_torch_nhwc(acc: Array, counts: list[Array], zero_point: Array) -> Array:
-    """`adaptive_torch_nchw` of a channels-last tensor, on differences: eq. (9005). Not yet clamped.
+    """`adaptive_torch_nchw` of a channels-last tensor, on differences: eq. (67). Not yet clamped.
 
     The zero point is added before rounding; in whole blocks of channels the product before it is not rounded.
     """
@@ -1030,7 +1041,7 @@ ADAPTIVE = {"torch-nchw": adaptive_torch_nchw, "torch-nhwc": adaptive_torch_nhwc
 
 
 def mean_torch_nchw(total: Array, count: Array) -> Array:
-    """Mean of raw codes as `torch.mean` over the last axes of a contiguous tensor: eq. (9006).
+    """Mean of raw codes as `torch.mean` over the last axes of a contiguous tensor: eq. (68).
 
     Args:
         total: int64, sum of `count` codes.
@@ -1042,7 +1053,7 @@ def mean_torch_nchw(total: Array, count: Array) -> Array:
 
 
 def mean_torch_nhwc(real: Array, scale: Array, zero_point: Array) -> Array:
-    """Mean of dequantized codes as `torch.mean` over other axes: eq. (9007). Not yet clamped.
+    """Mean of dequantized codes as `torch.mean` over other axes: eq. (69). Not yet clamped.
 
     Args:
         real: float32 (n, batch, columns), of which the first axis is summed, in PyTorch's order.
@@ -1237,45 +1248,37 @@ def interpolate_integer(acc: Array, axes: int) -> Array:
 
 
 class Corners(NamedTuple):
-    """The four neighbours of positions in an image, as float32 codes (batch, rows, columns, channels), and their weights.
+    """The four neighbours of positions in an image and their weights, all float32.
 
-    Weights are float32: those of rows (rows, 1, 1), those of columns (columns, 1).
+    Neighbours are codes (batch, rows, columns, channels), left and right. Weights, of the upper and the lower row and
+    of the left and the right column, are (rows, 1, 1) and (columns, 1).
     """
 
-    low_low: Array
-    low_high: Array
-    high_low: Array
-    high_high: Array
-    row_low: Array
-    row_high: Array
-    column_low: Array
-    column_high: Array
+    upper: tuple[Array, Array]
+    lower: tuple[Array, Array]
+    rows: tuple[Array, Array]
+    columns: tuple[Array, Array]
 
 
 def interpolate_torch_nchw(at: Corners, zero_point: Array) -> Array:
-    """Bilinear interpolation of raw codes as `torch.nn.functional.interpolate` of a contiguous tensor: eq. (9008).
+    """Bilinear interpolation of raw codes as `torch.nn.functional.interpolate` of a contiguous tensor: eq. (70).
 
     Returns:
         float32 holding integers.
     """
-    upper = at.column_low * at.low_low + at.column_high * at.low_high
-    lower = at.column_low * at.high_low + at.column_high * at.high_high
-    return _about(at.row_low * upper + at.row_high * lower, zero_point)
+    (a, b), (c, d), (v0, v1), (w0, w1) = at
+    return _about(v0 * (w0 * a + w1 * b) + v1 * (w0 * c + w1 * d), zero_point)
 
 
 def interpolate_torch_nhwc(at: Corners, zero_point: Array) -> Array:
-    """`interpolate_torch_nchw` of a channels-last tensor, with fused multiply-adds: eq. (9009).
+    """`interpolate_torch_nchw` of a channels-last tensor, with fused multiply-adds: eq. (71).
 
-    Channels in whole blocks add the lower row last, the others the upper one.
+    Channels in whole blocks add right neighbours and the lower row last, the others left ones and the upper row.
     """
-    upper = fma(at.column_high, at.low_high, at.column_low * at.low_low)
-    lower = fma(at.column_high, at.high_high, at.column_low * at.high_low)
-    blocks = fma(at.row_high, lower, at.row_low * upper)
-    upper = fma(at.column_low, at.low_low, at.column_high * at.low_high)
-    lower = fma(at.column_low, at.high_low, at.column_high * at.high_high)
-    others = fma(at.row_low, upper, at.row_high * lower)
-    channels = at.low_low.shape[-1]
-    return _about(np.where(in_blocks(channels, CHANNEL_BLOCK), blocks, others), zero_point)
+    (a, b), (c, d), (v0, v1), (w0, w1) = at
+    blocks = fma(v1, fma(w1, d, w0 * c), v0 * fma(w1, b, w0 * a))
+    others = fma(v0, fma(w0, a, w1 * b), v1 * fma(w0, c, w1 * d))
+    return _about(np.where(in_blocks(a.shape[-1], CHANNEL_BLOCK), blocks, others), zero_point)
 
 
 def _about(total: Array, zero_point: Array) -> Array:

@@ -28,11 +28,14 @@ CHOICES = {
     "mode": ["constant", "edge", "reflect", "nearest", "linear"],
     "coordinates": list(COORDINATES),
     "nearest": list(NEAREST),
-    "numerics": ["integer", "integer", *rounding.NUMERICS],
+    "numerics": ["integer", "integer", "torch", *rounding.NUMERICS],
     "relation": list(RELATIONS),
     "function": list(FUNCTIONS),
 }
-SPATIAL = {"conv", "conv_transpose", "depthwise_conv", "average_pool", "max_pool", "resize"}
+SPATIAL = {
+    *("conv", "conv_transpose", "depthwise_conv"),
+    *("adaptive_average_pool", "average_pool", "max_pool", "resize"),
+}
 
 
 class Maker:
