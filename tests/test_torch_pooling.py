@@ -171,10 +171,10 @@ def test_pools_without_a_batch():
 
 # --- quantized means ----------------------------------------------------------------------------------
 
-AXES = {
-    2: ([1], [-1], [1, 2], [2]),
-    3: ([1], [2], [3], [2, 3], [-1, -2], [1, 2, 3], [1, 2], [3, 2]),
-}
+
+def notes(model):
+    """Of means that are not exact on one thread."""
+    return [note for note in model.origin.notes if "threads" not in note]
 
 
 @given(st.data(), st.sampled_from(ENGINES), st.booleans())
@@ -187,12 +187,13 @@ def test_means_give_the_engine_s_codes(data, name, keepdim):
     with engine(name):
         model = converted(module, x)
         (actual,), (expected,) = run(model, x), outputs(module, x)
-        check(module, x, name, within=1) if not model.origin.notes else None
-    noted = 1 if model.origin.notes else 0
+        if not notes(model):
+            check(module, x, name)
+    noted = 1 if notes(model) else 0
     assert np.abs(actual.astype(int) - expected.astype(int)).max(initial=0) <= noted
     last = sorted(axis % 4 for axis in axes) == list(range(4 - len(axes), 4))
     if last and (x.is_contiguous() or sorted(axis % 4 for axis in axes) == [2, 3]):
-        assert not model.origin.notes
+        assert not notes(model)
     assert one_op(model, "reduce_mean").numerics != "integer"
 
 
@@ -202,11 +203,12 @@ def test_long_means_are_summed_in_torch_s_order(size):
     for columns in (2, 3, 4, 7, 8, 31, 32, 33, 70):
         data = torch.from_numpy(rng.integers(0, 256, (2, size, columns), dtype=np.uint8))
         x = torch._make_per_tensor_quantized_tensor(data, 0.0217, 3)
-        assert not assert_same(Function(lambda x: x.mean(1)), x).origin.notes
+        assert not notes(assert_same(Function(lambda x: x.mean(1)), x))
         data = data.permute(0, 2, 1).reshape(2, columns, 1, size)
         x = torch._make_per_tensor_quantized_tensor(data.contiguous(), 0.0217, 3)
         x = x.contiguous(memory_format=torch.channels_last)
-        assert not assert_same(Function(lambda x: x.mean([2, 3])), x).origin.notes
+        model = assert_same(Function(lambda x: x.mean([2, 3])), x)
+        assert bool(model.origin.notes) == (columns == 70)
 
 
 def test_a_mean_of_three_axes_and_of_all():
@@ -225,7 +227,7 @@ def test_a_mean_behind_a_transpose_keeps_its_order():
     for order in ((0, 2, 1, 3), (0, 3, 2, 1), (0, 2, 3, 1)):
         module = Function(lambda x, order=order: x.permute(order).contiguous().mean(1))
         model = assert_same(module, x)
-        assert not model.origin.notes
+        assert not notes(model)
 
 
 # --- quantized resizing -------------------------------------------------------------------------------

@@ -285,6 +285,11 @@ def mean(m: Importer, call: Call) -> None:
             call,
             "torch sums this mean in float32 in an order of its own; a code may differ by 1 where two are equally near",
         )
+    if numerics == "torch-nhwc" and not m.integer and splits(columns(source(m, x), order)):
+        m.note(
+            call,
+            "on many threads torch sums some channels of this mean in another order; a code may differ by 1",
+        )
     out, numerics = f"{m.out(call)}~mean", m.numerics(numerics)
     y = m.emit(
         ReduceMean, m.real(x), out=out, axes=order, keepdims=bool(keepdims), numerics=numerics
@@ -308,11 +313,21 @@ def mean_kernel(m: Importer, x: Any, axes: list[int], order: tuple[int, ...]) ->
         return "torch-nchw"
     if value.channels_last and order == tuple(range(2, rank)):
         return "torch-nhwc"
-    columns = math.prod(
-        known("a dimension", dim) for axis, dim in enumerate(value.shape) if axis not in (0, *order)
-    )
     together = order == tuple(range(1, 1 + len(order)))
-    return "torch-nhwc" if value.contiguous and together and columns > 1 else "torch"
+    sums = value.contiguous and together and columns(value, order) > 1
+    return "torch-nhwc" if sums else "torch"
+
+
+def columns(value: Value, order: tuple[int, ...]) -> int:
+    """How many means over the axes `order` there are for each sample."""
+    kept = (dim for axis, dim in enumerate(value.shape) if axis not in (0, *order))
+    return math.prod(known("a dimension", dim) for dim in kept)
+
+
+def splits(count: int) -> bool:
+    """Whether a thread may get so few columns, behind a multiple of 32, that it sums them otherwise."""
+    width = rounding.LANES * rounding.REGISTERS
+    return count > width and rounding.REGISTERS <= count % width < rounding.LANES
 
 
 # --- resizing -----------------------------------------------------------------------------------------
