@@ -762,8 +762,9 @@ def free_batch(first: Recording, second: Recording, sizes: tuple[int, int]) -> R
             dim(a, b, f"shape {list(p.shape)}") for a, b in zip(p.shape, q.shape, strict=True)
         )
         # A single sample can have memory formats that several have not.
-        formats = {"contiguous": q.contiguous, "channels_last": q.channels_last}
-        values.append(replace(p, shape=shape, **formats))
+        values.append(
+            replace(p, shape=shape, contiguous=q.contiguous, channels_last=q.channels_last)
+        )
     calls = []
     for c, d in zip(first.calls, second.calls, strict=True):
         if (c.op, c.overload, c.outputs) != (d.op, d.overload, d.outputs):
