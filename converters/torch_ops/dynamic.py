@@ -213,6 +213,10 @@ PACKED_SEQUENCE = (
 )
 
 
+def packed_sequence(m: Importer, call: Call) -> None:
+    raise ModelError(PACKED_SEQUENCE)
+
+
 def sequence(
     m: Importer,
     call: Call,

@@ -291,6 +291,7 @@ TRANSLATIONS: dict[str, Translate] = {
     "aten.rnn_relu": dynamic.float_recurrent("relu"),
     "aten.lstm_cell": dynamic.float_cell(Lstm),
     "aten.gru_cell": dynamic.float_cell(Gru),
+    "aten._pack_padded_sequence": dynamic.packed_sequence,
     "aten.mkldnn_rnn_layer": dynamic.float_layer,
     # between floats and codes
     "aten.quantize_per_tensor": quantized.quantize_per_tensor,
@@ -314,6 +315,10 @@ TRANSLATIONS: dict[str, Translate] = {
     "quantized.conv_transpose1d": quantized.conv(1),
     "quantized.conv_transpose2d": quantized.conv(2),
     "quantized.conv_transpose3d": quantized.conv(3),
+    "quantized.conv2d_add": quantized.fused_by_onednn,
+    "quantized.conv2d_add_relu": quantized.fused_by_onednn,
+    "quantized.linear_leaky_relu": quantized.fused_by_onednn,
+    "quantized.linear_tanh": quantized.fused_by_onednn,
     "quantized.linear": quantized.linear(),
     "quantized.linear_relu": quantized.linear("relu"),
     "quantized.add": codes.binary(Add),
