@@ -22,8 +22,8 @@ from nprt.converters.passes.qdq import BINARIES, is_movement
 from nprt.converters.passes.tabulate import ELEMENTWISE
 from nprt.errors import CalibrationError, InputError
 from nprt.ir import Array, Op, QuantParams, TensorType
-from nprt.ops.add import Add
 from nprt.ops.adaptive_average_pool import AdaptiveAveragePool
+from nprt.ops.add import Add
 from nprt.ops.average_pool import AveragePool
 from nprt.ops.concat import Concat
 from nprt.ops.depthwise_conv import DepthwiseConv

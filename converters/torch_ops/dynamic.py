@@ -18,7 +18,7 @@ from nprt.converters.torch_ops.importer import (
     packed_engine,
     quantized_array,
 )
-from nprt.converters.torch_ops.recorder import Call, Known
+from nprt.converters.torch_ops.recorder import Call, Known, Ref
 from nprt.errors import ModelError
 from nprt.ir import CODE_DTYPES, Array, QuantParams, TensorType
 from nprt.ops.add import Add
@@ -107,7 +107,7 @@ class Packed:
         return w, "" if self.bias is None else m.graph.constant(self.bias, f"{base}bias")
 
 
-def unpacked(packed: torch.ScriptObject) -> Packed:
+def unpacked(packed: Any) -> Packed:
     """What LinearPackedParamsBase holds, whichever engine packed it."""
     weight, bias = packed.unpack()
     added = None if bias is None else array_of(bias)
@@ -157,8 +157,9 @@ def product(
     w, bias = packed.constants(m, base)
     if packed.quant is None:
         return m.emit(Linear, x, w, bias, out=out)
-    fields = {"numerics": packed.engine, "reduce_range": bool(reduce_range)}
-    return m.emit(DynamicLinear, x, w, bias, out=out, **fields)
+    return m.emit(
+        DynamicLinear, x, w, bias, out=out, numerics=packed.engine, reduce_range=bool(reduce_range)
+    )
 
 
 def conv(m: Importer, call: Call) -> None:
@@ -182,12 +183,13 @@ class Cell:
 
 def cell_of(params: Any) -> Cell:
     """What rnn.CellParamsBase holds."""
-    if not isinstance(params, torch.ScriptObject):
+    if isinstance(params, Ref | Known):
         raise ModelError("weights of recurrent layers in the format before PyTorch 1.6; save anew")
     (kind, _, _, integers, packed), _ = params.__getstate__()
     if kind not in ("quantized_dynamic", "quantized_fp16"):
         raise ModelError(f"recurrent weights of kind {kind!r} are not supported")
-    return Cell(*map(unpacked, packed), reduce_range=bool(integers and integers[0]))
+    w_ih, w_hh = map(unpacked, packed)
+    return Cell(w_ih, w_hh, bool(integers and integers[0]))
 
 
 def quantized_recurrent(cls: type[Lstm] | type[Gru]) -> Translate:

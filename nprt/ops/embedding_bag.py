@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nprt.errors import InputError, NprtError, ShapeError
-from nprt.ir import Array, Op, Tensor, TensorType
+from nprt.ir import Array, Op, Tensor, TensorType, numel
 from nprt.ops import rules
 from nprt.rounding import fma
 
@@ -139,7 +139,7 @@ class EmbeddingBag(Op):
             index, factor = index[kept], None if factor is None else factor[kept]
         add = self._adder(table, factor, scale, bias)
         first, length = edges[:-1], np.diff(edges)
-        total = np.zeros((int(np.prod(y.shape[:-1])), table.data.shape[1]), np.float32)
+        total = np.zeros((numel(y.shape[:-1]), table.data.shape[1]), np.float32)
         for k in range(length.max(initial=0)):
             bag = np.flatnonzero(length > k)
             at = first[bag] + k

@@ -93,8 +93,12 @@ class RecurrentOp(Op):
         """y (length, batch, hidden), then the states after the last step."""
         w_ih, w_hh = weights
         b_ih, b_hh = (None if bias is None else bias.data for bias in biases)
-        options = {"axis": -1 if self.per_row else None, "reduce_range": self.reduce_range}
-        multiply = partial(product, numerics=self.numerics, **options)
+        multiply = partial(
+            product,
+            numerics=self.numerics,
+            axis=-1 if self.per_row else None,
+            reduce_range=self.reduce_range,
+        )
         gates = multiply(x.data, w_ih, b_ih)
         current = tuple(state.data for state in states)
         y = np.empty((*x.data.shape[:2], w_hh.data.shape[1]), np.float32)
