@@ -76,7 +76,11 @@ def settle_quantize(graph: Graph) -> None:
         if is_movement(op) or isinstance(op, Argmax):
             return _move_codes(rewriter, op)
         if isinstance(op, Quantize):
-            return _quantize_first(rewriter, op) or _drop_pair(rewriter, op)
+            return (
+                _quantize_first(rewriter, op)
+                or _quantize_parts(rewriter, op)
+                or _drop_pair(rewriter, op)
+            )
         return False
 
     while graph.rewrite(rule):
@@ -149,6 +153,23 @@ def _quantize_first(rewriter: Rewriter, op: Op) -> bool:
         like=_like(rewriter, move, rewriter.graph.types[codes]),
         **_on_codes(move, like),
     )
+
+
+def _quantize_parts(rewriter: Rewriter, op: Op) -> bool:
+    """`quantize(concat(a, b))` is `concat(quantize(a), quantize(b))`; for parts that are not codes already."""
+    concat = rewriter.producer(op.inputs[0], Concat)
+    if concat is None or rewriter.only_reader(concat.outputs[0]) is None:
+        return False
+    if all(
+        rewriter.is_constant(name) or rewriter.producer(name, Dequantize) for name in concat.inputs
+    ):
+        return False
+    like = rewriter.graph.types[op.outputs[0]]
+    parts = [
+        rewriter.add(Quantize, name, out=f"{name}~codes", like=like.with_shape(()), **op.fields())
+        for name in concat.inputs
+    ]
+    return rewriter.rebind(op, Concat, *parts, like=like, axis=concat.axis)
 
 
 def _drop_pair(rewriter: Rewriter, op: Op) -> bool:

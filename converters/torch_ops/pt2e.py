@@ -55,7 +55,8 @@ def quantize(m: Importer, call: Call) -> None:
             float(np.float32((q - quant.zero_point[0]) * exact)) for q in (low, high)
         )
         bounds = (least, greatest)
-        real = m.emit(Unary, real, out=f"{out}~clip", function="clip", parameters=bounds)
+        clip = f"{source_name(real)[0]}~clip"
+        real = m.emit(Unary, real, out=clip, function="clip", parameters=bounds)
     return m.bind(call, m.emit(Quantize, real, out=out, like=like, numerics="pt2e"))
 
 
