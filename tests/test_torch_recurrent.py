@@ -354,3 +354,49 @@ def test_projections_are_refused():
         warnings.simplefilter("ignore")
         with pytest.raises(UnsupportedOpError, match="proj_size"):
             from_torch(module, x, batch_axis=1)
+
+
+# --- other ways to keep a module ----------------------------------------------------------------------
+
+
+class First(nn.Module):
+    """The sequence alone."""
+
+    def __init__(self, kind: type[nn.Module]) -> None:
+        super().__init__()
+        self.layer = kind(5, 9, num_layers=2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)[0]
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_quantized_torchscript(kind, tmp_path):
+    torch.manual_seed(0)
+    x = torch.randn(4, 3, 5)
+    with engine("fbgemm"):
+        module = dynamic(First(kind))
+        scripted = torch.jit.script(module)
+        torch.jit.save(scripted, tmp_path / "module.pt")
+        for kept in (scripted, torch.jit.trace(module, x), torch.jit.load(tmp_path / "module.pt")):
+            model = compare(kept, x, batch_axis=1)
+            assert model.types[model.inputs[0]].shape == (4, "N", 5)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("how", ["script", "trace", "export", "decomposed"])
+def test_float_models_kept_otherwise(kind, how):
+    """Some of them come apart into a layer for each step; the results stay near those in float32."""
+    torch.manual_seed(0)
+    module, x = First(kind).eval(), torch.randn(4, 3, 5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if how == "script":
+            kept = torch.jit.script(module)
+        elif how == "trace":
+            kept = torch.jit.trace(module, x)
+        else:
+            kept = torch.export.export(module, (x,))
+            kept = kept.run_decompositions() if how == "decomposed" else kept
+        model = from_torch(kept, (x,), batch_axis=1)
+    np.testing.assert_allclose(run(model, x)[0], outputs(module, x)[0], rtol=0, atol=0.05)

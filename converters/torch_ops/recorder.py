@@ -261,7 +261,10 @@ class _Recorder(TorchDispatchMode):
         if self.paused:
             return func(*args, **kwargs)
         name, _, overload = str(func).rpartition(".")
-        return self.record(name, overload, func, args, kwargs, _written(func, args, kwargs))
+        written = _written(func, args, kwargs)
+        if name.startswith("aten.unsafe_split"):
+            func = _apart(func)
+        return self.record(name, overload, func, args, kwargs, written)
 
     def record(
         self,
@@ -657,6 +660,15 @@ def _permuted(codes: Codes, func: Callable[..., Any], rest: Any) -> Codes:
         return replace(codes, tensor=tensor)
     sizes = torch.empty([*range(2, 2 + tensor.ndim)], device="meta")  # tell the axes apart
     return replace(codes, tensor=tensor, axis=func(sizes, *rest).shape.index(2 + codes.axis))
+
+
+def _apart(func: Callable[..., Any]) -> Callable[..., Any]:
+    """Parts with memory of their own: what splits unsafely is promised not to be read any more."""
+
+    def split(*args: Any, **kwargs: Any) -> list[torch.Tensor]:
+        return [part.clone() for part in func(*args, **kwargs)]
+
+    return split
 
 
 def _storage(tensor: torch.Tensor) -> int:
