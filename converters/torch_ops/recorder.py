@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nprt.converters.torch_ops.unmerged import REPLACED
+from nprt.errors import ModelError
 from nprt.ir import Dim
 
 BATCH = "N"
@@ -57,6 +58,9 @@ RANDOM = (
     "aten.randperm",
     "aten.uniform",
 )
+
+# The base classes of observers and fake quantizers, of torch and of torchao.
+OBSERVERS = {"ObserverBase", "FakeQuantizeBase", "AffineQuantizedObserverBase"}
 
 CHANGED = (
     "it reads a tensor that was changed through a view of it, by {}; "
@@ -208,6 +212,7 @@ class _Recorder(TorchDispatchMode):
         named = [*root.named_parameters(), *root.named_buffers()]
         self._names = {id(tensor): name for name, tensor in named}
         self._fixed = set(self._names)
+        self.observers: list[str] = []  # modules that calibrate, or pretend to quantize
         self._refs: dict[int, Ref] = {}
         self._alive: list[Any] = [tensor for _, tensor in named]
         self._codes: dict[int, Codes] = {}
@@ -367,6 +372,8 @@ class _Recorder(TorchDispatchMode):
 
         def enter(module: torch.nn.Module, args: Any) -> None:
             name = self._modules.get(id(module), "")
+            if not OBSERVERS.isdisjoint(base.__name__ for base in type(module).__mro__):
+                self.observers.append(name)
             leaf = all(child.startswith("_packed") for child, _ in module.named_children())
             self.stack.append(Place(name, type(module).__name__, leaf=leaf))
 
@@ -461,10 +468,14 @@ def record(
 
     Args:
         keep_data: keep every intermediate tensor in `Value.data`.
+
+    Raises:
+        ModelError: observers run in the module; whatever the module raises.
     """
     root = module if isinstance(module, torch.nn.Module) else torch.nn.Module()
     recorder = _Recorder(root, keep_data)
     names = input_names(module, args, kwargs)
+    args, kwargs = (mapped(_copy, part) for part in (args, dict(kwargs)))
     flat = [*tensors_of(args), *tensors_of(dict(kwargs))]
     recorder.recording.inputs = {
         name: recorder.new(tensor) for name, tensor in zip(names, flat, strict=True)
@@ -486,6 +497,12 @@ def record(
         ordered = _in_order(module, args, kwargs)
         run = module if ordered is None else _Interpreter(module, recorder).run
         result = run(*args, **kwargs) if ordered is None else run(*ordered)
+    if recorder.observers:
+        count, first = len(recorder.observers), ", ".join(recorder.observers[:4])
+        raise ModelError(
+            f"{type(module).__name__} is prepared for quantization and not converted: {count} observers or fake "
+            f"quantizers run in it, as {first}; call convert, convert_fx or convert_pt2e on it first"
+        )
     recorder.recording.results = dict(_named_outputs(result))
     recorder.refuse_mixed(result)
     recorder.recording.outputs = {
@@ -669,6 +686,11 @@ def _apart(func: Callable[..., Any]) -> Callable[..., Any]:
         return [part.clone() for part in func(*args, **kwargs)]
 
     return split
+
+
+def _copy(item: Any) -> Any:
+    """A tensor of its own for each input: the same one may be given twice, and a module may write into it."""
+    return item.detach().clone() if isinstance(item, torch.Tensor) else item
 
 
 def _storage(tensor: torch.Tensor) -> int:
