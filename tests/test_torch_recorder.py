@@ -453,9 +453,8 @@ def test_codes_of_known_values_are_kept():
     """Of a dequantized constant the codes are kept, through transposes too."""
 
     def forward(s, x):
-        q = torch.quantize_per_channel(
-            s.inner.w, torch.rand(5) + 0.1, torch.zeros(5), 0, torch.qint8
-        )
+        scales, zeros = torch.full((5,), 0.1), torch.zeros(5, dtype=torch.int64)
+        q = torch.quantize_per_channel(s.inner.w, scales, zeros, 0, torch.qint8)
         return x @ q.dequantize().t()
 
     torch.manual_seed(0)

@@ -71,6 +71,8 @@ CHANGED = (
 WHOLE: dict[Any, str] = {
     torch._C._nn.linear: "aten.linear",
     torch.ops.aten.linear.default: "aten.linear",
+    torch.max_pool1d: "aten.max_pool1d",
+    torch.ops.aten.max_pool1d.default: "aten.max_pool1d",
     torch.matmul: "aten.matmul",
     torch.Tensor.matmul: "aten.matmul",
     torch.Tensor.__matmul__: "aten.matmul",

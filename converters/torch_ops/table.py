@@ -176,6 +176,7 @@ TRANSLATIONS: dict[str, Translate] = {
     "aten.any": reductions.truth("Max"),
     "aten.all": reductions.truth("Min"),
     # pooling and resizing
+    "aten.max_pool1d": max_pool(1),
     "aten.max_pool2d_with_indices": max_pool(2),
     "aten.max_pool3d_with_indices": max_pool(3),
     "aten.quantized_max_pool1d": max_pool(1),

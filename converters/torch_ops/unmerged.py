@@ -173,6 +173,22 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: Any = 
     return y
 
 
+def max_pool1d(
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
+    """`F.max_pool1d` as one operator, not as a pool over two axes."""
+    if return_indices:
+        return NotImplemented
+    stride = kernel_size if stride is None else stride
+    return torch.max_pool1d(input, kernel_size, stride, padding, dilation, ceil_mode)
+
+
 def rrelu(
     input: Tensor,
     lower: float = 1 / 8,
@@ -192,5 +208,6 @@ REPLACED: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.einsum.default: einsum,
     F.pad: pad,
     F.rrelu: rrelu,
+    F.max_pool1d: max_pool1d,
     torch.ops.aten.pad.default: pad,
 }
