@@ -54,6 +54,7 @@ from nprt.ops.sub import Sub
 TRANSLATIONS: dict[str, Translate] = {
     # layers
     "aten.convolution": layers.conv,
+    "aten._convolution": layers.conv,
     "aten.linear": layers.linear,
     "aten.addmm": layers.addmm,
     "aten.matmul": layers.matmul,
