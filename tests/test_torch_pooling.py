@@ -18,6 +18,7 @@ from nprt.ir import numel  # noqa: E402
 if torch.backends.cpu.get_cpu_capability() != "AVX512":
     pytest.skip("torch rounds some channels otherwise on this CPU", allow_module_level=True)
 
+QUIET = (*QUIET, "ignore:.*not implemented for QNNPACK.*")
 pytestmark = [pytest.mark.filterwarnings(f) for f in QUIET]
 
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -45,7 +46,7 @@ def one_thread():
 
 @st.composite
 def codes(draw, rank, *, channels=CHANNELS, sizes=(1, 10), formats=(False, True)):
-    """A quantized tensor of `rank` spatial axes: noise, few codes (ties), or saturated ones."""
+    """A quantized tensor of `rank` spatial axes: noise, few codes, saturated ones, or two neighbours (many ties)."""
     signed, last = draw(st.booleans()), draw(st.sampled_from(formats))
     least = -128 if signed else 0
     shape = (
@@ -54,9 +55,9 @@ def codes(draw, rank, *, channels=CHANNELS, sizes=(1, 10), formats=(False, True)
         *(draw(st.integers(*sizes)) for _ in range(rank)),
     )
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    values = draw(st.sampled_from(("noise", "few", "ends")))
-    pool = {"noise": range(256), "few": rng.integers(0, 256, 3), "ends": (0, 1, 254, 255)}[values]
-    data = rng.choice(np.array(pool), shape) + least
+    low = draw(st.integers(0, 254))
+    pools = (range(256), rng.integers(0, 256, 3), (0, 1, 254, 255), (low, low + 1), (low, low + 1))
+    data = rng.choice(np.array(draw(st.sampled_from(pools))), shape) + least
     zero_point = draw(st.integers(0, 255)) + least
     scale = draw(st.sampled_from((2.0**-5, 0.0217, 1.7, 3e-4)) | st.floats(2**-12, 4))
     data = torch.from_numpy(data.astype(np.int8 if signed else np.uint8))
@@ -155,6 +156,21 @@ def test_max_pools_give_the_engine_s_codes(rank, data, name, ceil):
         lambda x: pool(x, kernel, stride, padding, dilation, ceil_mode=ceil), x, name, within=0
     )
     one_op(model, "max_pool")
+
+
+def test_qnnpack_divides_by_a_quotient_of_scales():
+    """Ties, at scales where the quotient is not the reciprocal of the number of elements."""
+    rng, one = np.random.default_rng(0), np.float32(1)
+    scales = rng.uniform(1e-3, 1, 300).astype(np.float32)
+    data = torch.from_numpy(rng.integers(0, 2, (2, 5, 20, 30), dtype=np.uint8) + np.uint8(100))
+    for kernel in ((2, 3), (5, 2), (20, 30)):
+        size = np.float32(np.prod(kernel))
+        unlike = [scale for scale in scales if scale / (scale * size) != one / size]
+        for scale in unlike[:4]:
+            x = torch._make_per_tensor_quantized_tensor(data, float(scale), 101)
+            with engine("qnnpack"):
+                assert_same(Function(lambda x, k=kernel: F.avg_pool2d(x, k)), x)
+                assert_same(Function(lambda x: F.adaptive_avg_pool2d(x, (4, 3))), x)
 
 
 def test_pools_without_a_batch():

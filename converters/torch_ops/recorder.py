@@ -692,7 +692,11 @@ def _apart(func: Callable[..., Any]) -> Callable[..., Any]:
 
 def _copy(item: Any) -> Any:
     """A tensor of its own for each input: the same one may be given twice, and a module may write into it."""
-    return item.detach().clone() if isinstance(item, torch.Tensor) else item
+    if not isinstance(item, torch.Tensor):
+        return item
+    if item.is_quantized:  # `clone` makes it contiguous
+        return torch.empty_like(item).copy_(item)
+    return item.detach().clone()
 
 
 def _storage(tensor: torch.Tensor) -> int:
