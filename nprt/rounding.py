@@ -9,7 +9,8 @@ one family of these formulas; every op that rounds says in its field `numerics` 
     fbgemm    PyTorch's engines fbgemm and, for most ops, x86: float32 multipliers, float32 bias; ties go to even
     fbgemm-scalar  the same in add where PyTorch has no vector loop: the zero point is added before rounding
     onednn    PyTorch's engine onednn, and x86 for most convolutions: the zero point is added before rounding
-    onednn-gemm   its general kernel, for shapes for which it has no other: the same in another order
+    onednn-general
+              its general kernels, for layers for which it has no other: the same in another order
     qnnpack   PyTorch's engine qnnpack: float32 multipliers, int32 bias; add in fixed point, ties away from zero
     torch     `torch.quantize_per_tensor`, and what PyTorch computes in float32 before it; ties go to even
     torch-nchw, torch-nhwc
@@ -33,7 +34,7 @@ Array: TypeAlias = NDArray[Any]
 
 NUMERICS = (
     *("integer", "ort", "onnx"),
-    *("fbgemm", "fbgemm-scalar", "onednn", "onednn-gemm", "qnnpack"),
+    *("fbgemm", "fbgemm-scalar", "onednn", "onednn-general", "qnnpack"),
     *("torch", "torch-nchw", "torch-nhwc", "pt2e"),
 )
 
@@ -297,7 +298,7 @@ def requantize_onednn_linear(
     return requantize_onednn(acc, x_scale, twice_inverted(w_scale), y_scale, y_zero_point, bias)
 
 
-def requantize_onednn_depthwise(
+def requantize_onednn_product(
     acc: Array,
     x_scale: Array,
     w_scale: Array,
@@ -305,14 +306,14 @@ def requantize_onednn_depthwise(
     y_zero_point: Array,
     bias: Array | None = None,
 ) -> Array:
-    """`requantize_onednn` as its gemm kernel does it, with the product of the scales first: eq. (61)."""
+    """`requantize_onednn` in general depthwise convolutions, where the product of the scales comes first: eq. (61)."""
     value = acc.astype(np.float32) * (twice_inverted(x_scale) * np.float32(w_scale))
     if bias is not None:
         value = value + bias
     return np.rint(value * (np.float32(1) / twice_inverted(y_scale)) + np.float32(y_zero_point))
 
 
-def requantize_onednn_transposed(
+def requantize_onednn_quotient(
     acc: Array,
     x_scale: Array,
     w_scale: Array,
@@ -320,11 +321,24 @@ def requantize_onednn_transposed(
     y_zero_point: Array,
     bias: Array | None = None,
 ) -> Array:
-    """`requantize_onednn` as its gemm kernel does it for transposed convolutions, with a quotient: eq. (62)."""
+    """`requantize_onednn` in general transposed convolutions and products, where the last factor divides: eq. (62)."""
     value = acc.astype(np.float32) * twice_inverted(x_scale) * np.float32(w_scale)
     if bias is not None:
         value = value + bias
     return np.rint(value / twice_inverted(y_scale) + np.float32(y_zero_point))
+
+
+def requantize_onednn_linear_quotient(
+    acc: Array,
+    x_scale: Array,
+    w_scale: Array,
+    y_scale: Array,
+    y_zero_point: Array,
+    bias: Array | None = None,
+) -> Array:
+    """`requantize_onednn_quotient` in linear layers, where the scales of the weights are inverted twice as well."""
+    scale = twice_inverted(w_scale)
+    return requantize_onednn_quotient(acc, x_scale, scale, y_scale, y_zero_point, bias)
 
 
 def requantize_pt2e(
@@ -357,7 +371,7 @@ def requantize_torch(
 
 
 # By numerics. Those of FLOAT_BIAS take the bias by itself, float32; the others find it in the accumulator.
-FLOAT_BIAS = ("fbgemm", "onednn", "onednn-gemm", "pt2e")
+FLOAT_BIAS = ("fbgemm", "onednn", "onednn-general", "pt2e")
 REQUANTIZE: dict[str, Callable[..., Array]] = {
     "integer": requantize_integer,
     "ort": requantize_ort,

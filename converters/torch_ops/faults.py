@@ -77,16 +77,15 @@ def saturation_limit(conv: Convolution) -> int:
     The kernel multiplies raw codes, adds the products of taps 2 i and 2 i + 1, in row-major order, and saturates the
     sum to int16. Only depthwise convolutions of some shapes take it.
     """
-    kernel, first = conv.kernel, conv.kernel[0]
+    kernel = conv.kernel
     taken = (
         len(kernel) in (2, 3)
         and conv.channels in ((1, 1), (1, 2))
         and conv.groups % 8 == 0
-        and first % 2 == 1
-        and first > 1
-        and set(kernel) == {first}
-        and conv.stride in ((1,) * len(kernel), (2,) * len(kernel))
-        and set(conv.padding) == {first // 2}
+        and all(size % 2 == 1 and size > 1 for size in kernel)
+        and kernel[-1] == kernel[-2]
+        and set(conv.stride) <= {1, 2}
+        and conv.padding == tuple(size // 2 for size in kernel)
         and set(conv.dilation) == {1}
     )
     if not taken:
@@ -168,7 +167,7 @@ class Transposed:
         )
 
     def numerics(self, weight: Array, x_scale: float) -> str | None:
-        """ "onednn" or "onednn-gemm", as one sample of the recorded size shows; None if it shows neither.
+        """ "onednn" or "onednn-general", as one sample of the recorded size shows; None if it shows neither.
 
         Args:
             weight: that of `weights`.
@@ -262,7 +261,7 @@ def telling_scale(
         values = (np.asarray(acc), x_scale, w_scale, scale, zero, bias)
         answers = {
             int(rounding.requantize_onednn(*values)): "onednn",
-            int(rounding.requantize_onednn_transposed(*values)): "onednn-gemm",
+            int(rounding.requantize_onednn_quotient(*values)): "onednn-general",
         }
         if len(answers) == 2:
             return float(scale), answers

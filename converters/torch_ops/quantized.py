@@ -155,7 +155,7 @@ def conv(rank: int, activation: str = "") -> Translate:
             fields["output_padding"] = tuple(packed.output_padding())[-rank:]
             codes, numerics = as_transposed(m, call, packed, seen, bias, weight)
         elif faults.is_general(seen):
-            numerics = "onednn-gemm"
+            numerics = "onednn-general"
         fields |= {"numerics": m.numerics(numerics), "groups": groups, "out": f"{m.out(call)}~sum"}
         build = transposed_convolution if transposed else convolution
         y = build(m, *operands(m, call, engine, weight, codes, bias), **fields)
@@ -199,10 +199,19 @@ def linear(activation: str = "") -> Translate:
     def translate(m: Importer, call: Call) -> None:
         packed: Any = call.args[1]
         weight, bias = unpacked(packed, 0)
-        engine = m.layer_engine(packed)
+        engine = numerics = m.layer_engine(packed)
+        if engine == "onednn" and m.recording.values[call.args[0].index].dtype == torch.qint8:
+            numerics = "onednn-general"
         codes = array_of(weight.int_repr())
         values = operands(m, call, engine, weight, codes, bias)
-        y = m.emit(Linear, *values, out=f"{m.out(call)}~sum", numerics=m.numerics(engine))
+        y = m.emit(Linear, *values, out=f"{m.out(call)}~sum", numerics=m.numerics(numerics))
         activated(m, call, y, activation)
 
     return translate
+
+
+def fused_by_onednn(m: Importer, call: Call) -> None:
+    """What only FX with the backend config of onednn makes of a model."""
+    raise ModelError(
+        "this fusion of the onednn backend config is not supported; prepare and convert with the default backend_config"
+    )

@@ -35,7 +35,7 @@ class ConvTranspose(ProductOp):
 
     name = "conv_transpose"
     INPUTS = ("x", "w", "bias?")
-    REQUANTIZE = rounding.REQUANTIZE | {"onednn-gemm": rounding.requantize_onednn_transposed}
+    REQUANTIZE = rounding.REQUANTIZE | {"onednn-general": rounding.requantize_onednn_quotient}
 
     stride: tuple[int, ...]
     dilation: tuple[int, ...]

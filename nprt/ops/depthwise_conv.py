@@ -38,7 +38,7 @@ class DepthwiseConv(ProductOp):
 
     name = "depthwise_conv"
     INPUTS = ("x", "w", "bias?", "x_zero_point?")
-    REQUANTIZE = rounding.REQUANTIZE | {"onednn-gemm": rounding.requantize_onednn_depthwise}
+    REQUANTIZE = rounding.REQUANTIZE | {"onednn-general": rounding.requantize_onednn_product}
 
     stride: tuple[int, ...]
     dilation: tuple[int, ...]
