@@ -234,7 +234,7 @@ def fuse(graph: Graph, numerics: str) -> list[str]:
     return nearest
 
 
-def _group(rewriter: Rewriter, root: Op) -> Group | None:
+def _group(rewriter: Rewriter, root: Quantize) -> Group | None:
     """The group that ends in `root`, if every value inside has one reader."""
     inner = rewriter.producers.get(root.inputs[0])
     like = rewriter.graph.types[root.outputs[0]]

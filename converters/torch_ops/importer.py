@@ -133,8 +133,8 @@ class Importer(Builder):
                 base = item.name or name or "constant"
                 constant = self._constant_of(item, base)
                 if item.repeats is not None:
-                    type = self.graph.types[constant].with_shape(self.shape(item))
-                    constant = self.emit(Expand, constant, out=f"{base}~batch", like=type)
+                    like = self.graph.types[constant].with_shape(self.shape(item))
+                    constant = self.emit(Expand, constant, out=f"{base}~batch", like=like)
                 self._constants[key] = constant
             return self._constants[key]
         if isinstance(item, bool | int | float):

@@ -123,10 +123,10 @@ def batch_norm(m: Importer, call: Call) -> None:
         x, weight, bias, mean, var, training, _, epsilon = call.args[:8]
     if training or mean is None:
         return instance_norm(m, call, x, weight, bias, epsilon)
-    statistics = [m.array(item, "a running statistic of batch norm") for item in (mean, var)]
-    scale = np.ones_like(statistics[0]) if weight is None else m.array(weight, "weight")
-    offset = np.zeros_like(statistics[0]) if bias is None else m.array(bias, "bias")
-    factors = batch_norm_factors(scale, offset, *statistics, epsilon)
+    mean, var = (m.array(item, "a running statistic of batch norm") for item in (mean, var))
+    scale = np.ones_like(mean) if weight is None else m.array(weight, "weight")
+    offset = np.zeros_like(mean) if bias is None else m.array(bias, "bias")
+    factors = batch_norm_factors(scale, offset, mean, var, epsilon)
     value = m.real(x)
     return m.bind(call, scaled_and_shifted(m, value, *factors, 1, m.out(call)))
 
@@ -206,10 +206,8 @@ def argmax(m: Importer, call: Call) -> None:
 
 def flash_attention(m: Importer, call: Call) -> None:
     """What scaled_dot_product_attention becomes in an exported program; its other results are for training."""
-    q, k, v, dropout, causal, *_ = (*call.args, *(0.0, False)[len(call.args) - 3 :])
-    keywords = {name: call.kwargs.get(name) for name in ("attn_mask", "scale")}
-    arguments = {"dropout_p": dropout, "is_causal": causal, **keywords}
-    attention(m, replace(call, args=(q, k, v), kwargs=arguments))
+    named = dict(zip(("dropout_p", "is_causal"), call.args[3:], strict=False)) | dict(call.kwargs)
+    attention(m, replace(call, args=call.args[:3], kwargs=named))
 
 
 def repeated(m: Importer, x: str, heads: int, out: str) -> str:

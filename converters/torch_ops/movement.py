@@ -174,7 +174,7 @@ def pad(m: Importer, call: Call) -> None:
     if not mode:
         mode = "reflect" if "reflection" in call.op else "edge"
     if any(min(pair) < 0 for pair in pairs):
-        ranges = {
+        ranges: dict[int, tuple[int, int | None, int]] = {
             axis: (
                 max(0, -before),
                 known("a cut dimension", m.graph.types[name].shape[axis]) - max(0, -after),

@@ -63,12 +63,13 @@ def quantize(m: Importer, call: Call) -> None:
 def dequantize(m: Importer, call: Call) -> None:
     """`scale * (code - zero_point)`, of what a quantize gave."""
     x, scale, zero_point = call.args[:3]
-    chosen = m.run_time.get(x) if isinstance(x, Ref) else None
+    chosen = chosen_for(m, x)
     if isinstance(scale, Ref):
-        if not isinstance(chosen, Chosen) or m.run_time.get(scale) is not chosen:
+        if chosen is None or chosen_for(m, scale) is not chosen:
             raise ModelError("the scale is found at run time, but not by the quantize of its codes")
-        m.run_time[output(call)] = chosen
-        return m.later(output(call), lambda: chosen.real(m, f"{m.out(call)}~real"))
+        found = chosen
+        m.run_time[output(call)] = found
+        return m.later(output(call), lambda: found.real(m, f"{m.out(call)}~real"))
     if chosen is not None:
         raise ModelError("codes whose scale is found at run time are read with a fixed scale")
     numbers = number(m, scale, "scale"), int(number(m, zero_point, "zero point"))
@@ -161,6 +162,12 @@ class Chosen:
         return m.emit(Unary, x, out=f"{out}~codes", function="clip", parameters=bounds)
 
 
+def chosen_for(m: Importer, item: Any) -> Chosen | None:
+    """What an argument was chosen for, or quantized with, at run time."""
+    found = m.run_time.get(item) if isinstance(item, Ref) else None
+    return found if isinstance(found, Chosen) else None
+
+
 def choose(symmetric: bool) -> Callable[[Importer, Call], None]:
     """choose_qparams: a scale and a zero point for the range of a tensor."""
 
@@ -181,8 +188,8 @@ def choose(symmetric: bool) -> Callable[[Importer, Call], None]:
 def quantize_at_run_time(
     m: Importer, call: Call, x: Any, scale: Ref, zero_point: Any, codes: tuple[int, int]
 ) -> None:
-    chosen = m.run_time.get(scale)
-    if not isinstance(chosen, Chosen) or m.run_time.get(zero_point) is not chosen:
+    chosen = chosen_for(m, scale)
+    if chosen is None or chosen_for(m, zero_point) is not chosen:
         raise ModelError("its scale depends on the inputs, but not by a choose_qparams")
     if (chosen.source, chosen.low, chosen.high) != (x, *codes):
         raise QuantizationError("its scale is chosen for another tensor, or for other codes")

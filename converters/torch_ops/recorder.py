@@ -200,11 +200,11 @@ class Recording:
 # --- running ------------------------------------------------------------------------------------------
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records while it is active. Tensors are told apart by identity, so all of them are kept alive."""
 
     def __init__(self, root: torch.nn.Module, keep_data: bool) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.recording = Recording()
         self.keep_data = keep_data
         self.paused = False
@@ -482,14 +482,11 @@ def record(
     recorder.recording.inputs = {
         name: recorder.new(tensor) for name, tensor in zip(names, flat, strict=True)
     }
-    training = [m for m in root.modules() if m.training]
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[]))
         torch.manual_seed(0)
         stack.enter_context(torch.no_grad())
-        for m in training:
-            m.training = False
-        stack.callback(lambda: [setattr(m, "training", True) for m in training])
+        stack.enter_context(_evaluated(root))
         stack.enter_context(_unchanged(root))
         stack.enter_context(_unoptimized())
         stack.enter_context(_unfused())
@@ -497,8 +494,10 @@ def record(
         stack.enter_context(recorder)
         stack.enter_context(_Whole(recorder))
         ordered = _in_order(module, args, kwargs)
-        run = module if ordered is None else _Interpreter(module, recorder).run
-        result = run(*args, **kwargs) if ordered is None else run(*ordered)
+        if ordered is not None and isinstance(module, torch.fx.GraphModule):
+            result = _Interpreter(module, recorder).run(*ordered)
+        else:
+            result = module(*args, **kwargs)
     if recorder.observers:
         count, first = len(recorder.observers), ", ".join(recorder.observers[:4])
         raise ModelError(
@@ -521,6 +520,19 @@ def _in_order(
         return None
     names = parameters_of(module)[len(args) : len(args) + len(kwargs)]
     return (*args, *(kwargs[name] for name in names)) if set(names) == set(kwargs) else None
+
+
+@contextmanager
+def _evaluated(root: torch.nn.Module) -> Iterator[None]:
+    """Every module is in eval mode for the time being; exported graphs do not let eval() be called."""
+    training = [module for module in root.modules() if module.training]
+    try:
+        for module in training:
+            module.training = False
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 @contextmanager
@@ -550,7 +562,7 @@ def _unfused() -> Iterator[None]:
 @contextmanager
 def _unoptimized() -> Iterator[None]:
     """TorchScript runs as it is written, without fusing operators."""
-    with torch.jit.optimized_execution(False):
+    with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
         yield
 
 
@@ -573,7 +585,7 @@ def input_names(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
 def parameters_of(module: Any, *, required: bool = False) -> list[str]:
     """The names of the arguments of a module's `forward`; with `required`, of those that have no default."""
     if isinstance(module, torch.jit.ScriptModule):
-        arguments = module.forward.schema.arguments[1:]
+        arguments = module.forward.schema.arguments[1:]  # type: ignore[attr-defined]
         return [a.name for a in arguments if not (required and a.has_default_value())]
     try:
         parameters = inspect.signature(getattr(module, "forward", module)).parameters.values()
