@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -177,8 +178,8 @@ def binary(cls: type[Op], activation: str = "") -> Translate:
             return table(m, call)
         numerics = m.add_engine(a, b) if cls is Add else "fbgemm"
         operands = m.real(a), m.real(b)
-        if cls is Add and numerics == "fbgemm" and has_remainder(m, call, a, b, activation):
-            m.note(call, REMAINDER)
+        if cls is Add and numerics == "fbgemm":
+            numerics = add_loop(m, call, a, b, activation)
         y = m.emit(cls, *operands, out=f"{m.out(call)}~real", numerics=m.numerics(numerics))
         if activation:
             y = m.emit(Unary, y, out=f"{m.out(call)}~{activation}", function=activation)
@@ -187,20 +188,33 @@ def binary(cls: type[Op], activation: str = "") -> Translate:
     return translate
 
 
-def has_remainder(m: Importer, call: Call, a: Any, b: Any, activation: str) -> bool:
-    """Whether torch's add may round an element otherwise, because it is behind the last whole block of a run."""
-    run = inner_run([memory(m, item) for item in (a, b)], m.result(call).shape)
-    if run is not None and math.prod(dim for dim in run if isinstance(dim, int)) % BLOCK == 0:
-        return False
-    types = [m.type_of(memory(m, item)) for item in (a, b)] + [m.type_of(m.result(call))]
+def add_loop(m: Importer, call: Call, a: Any, b: Any, activation: str) -> str:
+    """The numerics of an add that is not qnnpack's; with a note where torch may round some elements otherwise."""
+    operands = [memory(m, item) for item in (a, b)]
+    run = inner_run(operands, m.result(call).shape)
+    if run is None and all(
+        value.shape == m.result(call).shape and (value.contiguous or value.channels_last)
+        for value in operands
+    ):
+        return "fbgemm-scalar"
+    size = math.prod(dim for dim in run or (1,) if isinstance(dim, int))
+    if size % BLOCK and loops_differ(m, call, operands, activation):
+        m.note(call, REMAINDER)
+    return "fbgemm"
+
+
+def loops_differ(m: Importer, call: Call, operands: Sequence[Value], activation: str) -> bool:
+    """Whether the scalar loop of add gives another code than the vector loop for any two codes."""
+    types = [m.type_of(value) for value in (*operands, m.result(call))]
     qa, qb, qy = (rounding.Affine(type.scale, type.zero_point) for type in types)
     low, high = types[0].code_range
     right = np.arange(low, high + 1)
     left = right[:, np.newaxis]
-    real = rounding.dequantize(left, *qa) + rounding.dequantize(right, *qb)
     low = int(qy.zero_point) if activation == "relu" else low
-    scalar = np.clip(rounding.quantize_remainder(real, *qy), low, high)
-    vector = np.clip(rounding.add_fbgemm(left, right, qa, qb, qy), low, high)
+    scalar, vector = (
+        np.clip(formula(left, right, qa, qb, qy), low, high)
+        for formula in (rounding.add_fbgemm_scalar, rounding.add_fbgemm)
+    )
     return not np.array_equal(scalar, vector)
 
 
@@ -250,38 +264,81 @@ def inner_run(operands: Sequence[Value], shape: tuple[Dim, ...]) -> tuple[Dim, .
 
 
 def cat(relu: bool) -> Translate:
-    """Each part goes through a table to the scale of the result. channels_last parts have a kernel of their own."""
-
     def translate(m: Importer, call: Call) -> None:
         require_new_result(call)
         parts, axis, *_ = call.args
-        result = m.result(call)
-        rank = len(result.shape)
-        fast = axis == 1 and all(
-            len(m.shape(part)) == 4 and memory(m, part).channels_last for part in parts
-        )
-        values = [joined(m, call, part, axis % rank, fast, relu) for part in parts]
-        like = m.type_of(result).with_shape(())
-        m.traits.quantized = True
-        m.bind(call, m.emit(Concat, *values, out=m.out(call), like=like, axis=axis % rank))
+        join(m, call, parts, axis, relu=relu)
 
     return translate
 
 
-def joined(m: Importer, call: Call, part: Any, axis: int, fast: bool, relu: bool) -> str:
+def cat_codes(otherwise: Translate) -> Translate:
+    """aten's cat: what is quantized takes the scale of its first part."""
+
+    def translate(m: Importer, call: Call) -> None:
+        if not m.is_quantized(call.outputs[0]):
+            return otherwise(m, call)
+        parts, axis = arguments(call, "tensors", dim=0)
+        return join(m, call, [part for part in parts if m.shape(part) != (0,)], axis)
+
+    return translate
+
+
+def stack_codes(otherwise: Translate) -> Translate:
+    """aten's stack: parts with an axis more, joined."""
+
+    def translate(m: Importer, call: Call) -> None:
+        if not m.is_quantized(call.outputs[0]):
+            return otherwise(m, call)
+        parts, axis = arguments(call, "tensors", dim=0)
+        axis %= len(m.result(call).shape)
+        return join(m, call, [unsqueezed(m, call, part, axis) for part in parts], axis)
+
+    return translate
+
+
+def unsqueezed(m: Importer, call: Call, part: Any, axis: int) -> Any:
+    """A part with a new axis of size 1."""
+    if isinstance(part, Known):
+        if part.repeats is not None:
+            raise ModelError("stacking a constant that repeats with the batch is not supported")
+        return Known(part.tensor.unsqueeze(axis), part.name)
+    value = m.recording.values[part.index]
+    shape = (*value.shape[:axis], 1, *value.shape[axis:])
+    ref = Ref(len(m.recording.values))
+    plain = (
+        value.contiguous and len(shape) == 4 and axis == 1
+    )  # channels_last, too, with one channel
+    m.recording.values.append(replace(value, shape=shape, channels_last=plain))
+    m.values[ref] = m.to_shape(m.value(part), shape, f"{m.out(call)}~part")
+    return ref
+
+
+def join(m: Importer, call: Call, parts: list[Any], axis: int, *, relu: bool = False) -> None:
+    """Each part goes through a table to the scale of the result. channels_last parts have a kernel of their own."""
+    result = m.result(call)
+    rank = len(result.shape)
+    fast = axis == 1 and all(
+        len(m.shape(part)) == 4 and memory(m, part).channels_last for part in parts
+    )
+    values = [rescaled(m, call, part, axis % rank, fast, relu) for part in parts]
+    like = m.type_of(result).with_shape(())
+    m.bind(call, m.emit(Concat, *values, out=m.out(call), like=like, axis=axis % rank))
+
+
+def rescaled(m: Importer, call: Call, part: Any, axis: int, fast: bool, relu: bool) -> str:
     """One part as codes of the result."""
     result, out = m.result(call), f"{m.out(call)}~part"
     operator = torch.ops.quantized.cat_relu if relu else torch.ops.quantized.cat
 
-    def rescaled(x: torch.Tensor, dim: int) -> torch.Tensor:
+    def alone(x: torch.Tensor, dim: int) -> torch.Tensor:
         with using(m.engine):
             y: torch.Tensor = operator([x], dim, result.scale, result.zero_point)
         return y
 
     if isinstance(part, Known):
-        codes, quant = quantized_array(
-            rescaled(part.tensor, 1 if fast else axis - part.tensor.ndim)
-        )
+        dim = 1 if fast else axis - part.tensor.ndim
+        codes, quant = quantized_array(alone(part.tensor, dim))
         constant = m.graph.constant(codes, part.name or out, quant)
         if part.repeats is None:
             return constant
@@ -289,10 +346,10 @@ def joined(m: Importer, call: Call, part: Any, axis: int, fast: bool, relu: bool
         return m.emit(Expand, constant, out=f"{out}~batch", like=like)
     x, codes = m.value(part), every_code(m.recording.values[part.index])
     if not fast:
-        return looked_up(m, x, rescaled(codes, 0), out, "rescale")
+        return looked_up(m, x, alone(codes, 0), out, "rescale")
     # Along the channels of each pixel whole blocks are rounded as one, the rest as the other.
-    blocks = rescaled(codes.reshape(1, 256, 1, 1), 1).reshape(-1)
-    rest = rescaled(codes.reshape(1, 1, 16, 16), 1).reshape(-1)
+    blocks = alone(codes.reshape(1, 256, 1, 1), 1).reshape(-1)
+    rest = alone(codes.reshape(1, 1, 16, 16), 1).reshape(-1)
     channels = known("channels", m.graph.types[x].shape[1])
     whole = channels // CAT_BLOCK * CAT_BLOCK
     if whole == channels or torch.equal(blocks.int_repr(), rest.int_repr()):

@@ -18,7 +18,6 @@ from nprt.ops.dequantize import Dequantize
 from nprt.ops.expand import Expand
 from nprt.ops.gather import Gather
 from nprt.ops.pad import Pad
-from nprt.ops.quantize import Quantize
 from nprt.ops.rules import known
 from nprt.ops.transpose import Transpose
 
@@ -121,34 +120,13 @@ def unbind(m: Importer, call: Call) -> None:
 
 
 def cat(m: Importer, call: Call) -> None:
-    """Parts of size 0 are left out. Quantized parts whose scales differ go through the scale of the result."""
+    """Parts of size 0 are left out."""
     parts, axis = arguments(call, "tensors", dim=0)
     parts = [part for part in parts if m.shape(part) != (0,)]
     axis %= len(m.result(call).shape)
-    if not m.is_quantized(call.outputs[0]):
-        values = [m.real(part) for part in parts]
-        like = m.graph.types[values[0]]
-        return m.bind(call, m.emit(Concat, *values, out=m.out(call), like=like, axis=axis))
-    return join(m, call, parts, axis)
-
-
-def join(m: Importer, call: Call, parts: list[Any], axis: int, *, relu: bool = False) -> None:
-    """Quantized parts joined: each is dequantized and quantized to the result's scale, unless it has that already."""
-    out = m.type_of(m.result(call))
-    codes = []
-    for part in parts:
-        value = m.value(part)
-        if m.graph.types[value].quant != out.quant:
-            value = m.emit(
-                Quantize,
-                m.real(part),
-                out=f"{m.out(call)}~part",
-                like=out.with_shape(()),
-                numerics="torch",
-            )
-        codes.append(value)
-    y = m.emit(Concat, *codes, out=m.out(call), like=out, axis=axis)
-    m.bind(call, y)
+    values = [m.real(part) for part in parts]
+    like = m.graph.types[values[0]]
+    m.bind(call, m.emit(Concat, *values, out=m.out(call), like=like, axis=axis))
 
 
 def stack(m: Importer, call: Call) -> None:
@@ -158,8 +136,6 @@ def stack(m: Importer, call: Call) -> None:
     one = (*shape[:axis], 1, *shape[axis + 1 :])
     values = [reshaped(m, m.value(part), one, f"{m.out(call)}~part") for part in parts]
     like = m.graph.types[values[0]]
-    if any(m.graph.types[value].quant != like.quant for value in values):
-        raise ModelError("stacking tensors of different scales is not supported")
     m.bind(call, m.emit(Concat, *values, out=m.out(call), like=like, axis=axis))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +11,6 @@ from nprt.converters.torch_ops.elementwise import Translate
 from nprt.converters.torch_ops.importer import Importer, arguments
 from nprt.converters.torch_ops.recorder import Call, Value
 from nprt.errors import ModelError
-from nprt.ir import Array
 from nprt.ops.batch_norm import BatchNorm
 from nprt.ops.group_norm import GroupNorm
 from nprt.ops.layer_norm import LayerNorm
@@ -21,22 +19,18 @@ from nprt.ops.rules import known
 from nprt.ops.softmax import Softmax
 from nprt.ops.unary import Unary
 
+# A batch that nobody runs.
+LARGE_BATCH = 1024
+
 
 def check_scale(m: Importer, call: Call, value: Value) -> None:
     """These kernels compute with the float64 scale of their input; nprt has float32 scales."""
-    if value.scale is not None and np.float32(value.scale) != value.scale:
+    if value.scale is not None and float(np.float32(value.scale)) != value.scale:
         m.note(
             call,
             "the scale of its input is no float32, and torch computes with all its digits; a code may differ by one "
             "near a tie",
         )
-
-
-def vector(m: Importer, item: Any, what: str, otherwise: float, size: int) -> Array:
-    """A float32 argument with one number for each channel."""
-    if item is None:
-        return np.full(size, otherwise, np.float32)
-    return m.array(item, what).astype(np.float32).reshape(-1)
 
 
 def batch_norm(activation: str = "") -> Translate:
@@ -46,8 +40,7 @@ def batch_norm(activation: str = "") -> Translate:
         )
         check_scale(m, call, m.recording.values[x.index])
         out, value = m.out(call), m.real(x)
-        channels = known("channels", m.shape(x)[1])
-        w, b = vector(m, weight, "weight", 1, channels), vector(m, bias, "bias", 0, channels)
+        w, b = m.array(weight, "the weight"), m.array(bias, "the bias")
         averages, variances = m.array(mean, "the mean"), m.array(var, "the variance")
         # In this order, in float32.
         inverse = np.float32(1) / np.sqrt(variances + np.float32(epsilon))
@@ -111,6 +104,7 @@ def group_norm(m: Importer, call: Call) -> None:
         x, groups, weight, bias, epsilon, _, _ = arguments(call, "input", "num_groups", *names)
     value = m.recording.values[x.index]
     check_scale(m, call, value)
+    check_batch(m, call, value, groups)
     out = m.out(call)
     vectors = [
         "" if item is None else m.constant(m.array(item, what).reshape(-1), f"{out}~{what}")
@@ -123,10 +117,23 @@ def group_norm(m: Importer, call: Call) -> None:
         out=f"{out}~nhwc",
         groups=groups,
         epsilon=float(epsilon),
-        channels_last=value.channels_last and not value.contiguous,
+        channels_last=value.channels_last,
         numerics=m.numerics("fbgemm"),
     )
     m.quantize(call, m.channels_first(y, f"{out}~real"))
+
+
+def check_batch(m: Importer, call: Call, value: Value, groups: int) -> None:
+    """torch's kernel for channels_last tensors writes no more samples than a group has elements."""
+    batch, *rest = value.shape
+    written = math.prod(known("a normalized dimension", dim) for dim in rest) // groups
+    if value.channels_last and (
+        written < LARGE_BATCH if isinstance(batch, str) else written < batch
+    ):
+        m.note(
+            call,
+            f"torch leaves all samples of a channels_last tensor but the first {written} unwritten; nprt computes all",
+        )
 
 
 def softmax(m: Importer, call: Call) -> None:
