@@ -409,7 +409,7 @@ def nearest_fields(
     """The fields of a resize that takes the chosen elements; None if there is none."""
     coordinates, nearest = ("half_pixel", "round_prefer_ceil") if exact else ("asymmetric", "floor")
     for scales in (None, factors):
-        fields = {"coordinates": coordinates, "nearest": nearest, "scales": scales}
+        fields: dict[str, Any] = {"coordinates": coordinates, "nearest": nearest, "scales": scales}
         op = Resize(inputs=("x",), outputs=("y",), mode="nearest", **fields)
         if all(map(np.array_equal, op.indices(sizes, counts), chosen)):
             return op.fields()
