@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -202,6 +202,7 @@ def record_batches(
     first = recorder.record(module, args, kwargs)
     tensors = recorder.tensors_of((args, kwargs))
     if batch_axis is None or not tensors or tensors[0].ndim <= batch_axis:
+        check_data(module, args, kwargs, first)
         return first, []
     size = tensors[0].shape[batch_axis]
 
@@ -214,17 +215,47 @@ def record_batches(
             return recorder.with_one_more(item, batch_axis)
         return item
 
-    more_args, more_kwargs = recorder.mapped(grown, args), recorder.mapped(grown, kwargs)
     try:
-        second = recorder.record(module, more_args, more_kwargs)
+        second = recorder.record(module, *changed(grown, args, kwargs))
         return recorder.free_batch(first, second, (size, size + 1)), []
+    except recorder.DependsOnData as difference:
+        first.problems += [] if first.problems else [str(difference)]
+        return first, []
     except recorder.Differs as difference:
         why = str(difference)
     except Exception as error:  # whatever the module raises where it is not made for another batch
         why = recorder.one_line(error)
+    check_data(module, args, kwargs, first)
     note = f"the batch is fixed at {size}: {why}"
     log.warning("%s", note)
     return first, [note]
+
+
+def changed(
+    change: Callable[[Any], Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, Any]:
+    """The arguments with `change` done to each tensor, and other values, so that data cannot pass for constants."""
+    from nprt.converters.torch_ops import recorder
+
+    def other(item: Any) -> Any:
+        return change(recorder.rolled(item) if hasattr(item, "ndim") else item)
+
+    return recorder.mapped(other, args), recorder.mapped(other, kwargs)
+
+
+def check_data(
+    module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], first: Recording
+) -> None:
+    """Add to the problems of a recording what differs with other values of the same shapes."""
+    from nprt.converters.torch_ops import recorder
+
+    try:
+        second = recorder.record(module, *changed(lambda item: item, args, kwargs))
+        recorder.free_batch(first, second, (-1, -1))
+    except recorder.Differs as difference:
+        first.problems += [] if first.problems else [str(difference)]
+    except Exception as error:  # whatever the module raises for values that it is not made for
+        log.debug("no second run with other values: %s", recorder.one_line(error))
 
 
 def import_recording(
@@ -232,11 +263,13 @@ def import_recording(
 ) -> Importer:
     """Translate every call. Raises UnsupportedOpError with all that could not be."""
     from nprt.converters.torch_ops.importer import Importer
+    from nprt.converters.torch_ops.recorder import needed
     from nprt.converters.torch_ops.table import TRANSLATIONS
 
     importer = Importer(recording, engine, integer=integer, required=required)
     importer.problems += dict.fromkeys(recording.problems)
-    for call in recording.calls:
+    calls, values = needed(recording)
+    for call in calls:
         namespace, _, operator = call.op.partition(".")
         plain = operator if operator.startswith("__") else operator.rstrip("_")
         translate = TRANSLATIONS.get(f"{namespace}.{plain}")
@@ -252,6 +285,7 @@ def import_recording(
         try:
             translate(importer, call)
             importer.label(before, call.place.module or importer.out(call))
+            importer.require_bound(call, values)
         except (ModelError, NotImplementedError) as error:
             importer.report(call, importer.explain(error))
         except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:

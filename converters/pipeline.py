@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from nprt.converters.engines import ort
-from nprt.converters.graph import Graph
+from nprt.converters.graph import Graph, source_name
 from nprt.converters.passes.dynamic import fuse_dynamic
 from nprt.converters.passes.edges import drop_edges
 from nprt.converters.passes.fold import fold_affine, fold_constants
@@ -89,9 +89,10 @@ def convert(
     settle_quantize(graph)
     nearest = fuse(graph, numerics)
     if nearest:
+        named = ", ".join(source_name(name)[0] for name in nearest[:8])
         notes.append(
             f"{len(nearest)} products are integer that {ENGINES[traits.engine]} computes in float32, where it may "
-            f"round a code otherwise: {', '.join(nearest[:8])}{', ...' if len(nearest) > 8 else ''}"
+            f"round a code otherwise: {named}{', ...' if len(nearest) > 8 else ''}"
         )
     fuse_dynamic(graph)
     finish_layout(graph)

@@ -22,6 +22,7 @@ from nprt.converters.passes.qdq import BINARIES, is_movement
 from nprt.converters.passes.tabulate import ELEMENTWISE
 from nprt.errors import CalibrationError, InputError
 from nprt.ir import Array, Op, QuantParams, TensorType
+from nprt.ops.adaptive_average_pool import AdaptiveAveragePool
 from nprt.ops.add import Add
 from nprt.ops.average_pool import AveragePool
 from nprt.ops.concat import Concat
@@ -35,6 +36,7 @@ from nprt.ops.linear import Linear
 from nprt.ops.matmul import Matmul
 from nprt.ops.mul import Mul
 from nprt.ops.quantize import Quantize, to_codes
+from nprt.ops.recurrent import RecurrentOp
 from nprt.ops.reduce_mean import ReduceMean
 from nprt.ops.resize import Resize
 from nprt.ops.softmax import Softmax
@@ -49,6 +51,7 @@ QUANTIZABLE = (
     *LAYERS,
     *BINARIES,
     Matmul,
+    AdaptiveAveragePool,
     AveragePool,
     Concat,
     GlobalAveragePool,
@@ -359,7 +362,8 @@ class Plan:
             if id(op) not in self.quantized:
                 continue
             if is_movement(op) or (
-                isinstance(op, Concat | AveragePool | Resize) and not self._is_mean(op)
+                isinstance(op, Concat | AdaptiveAveragePool | AveragePool | Resize)
+                and not self._is_mean(op)
             ):
                 for name in self.activations(op):
                     if {name, op.outputs[0]} <= wanted and not {
@@ -542,6 +546,11 @@ def quantize_static(
     plan = Plan(graph, config)
     params = calibrate(graph, plan, calibration, progress)
     insert_qdq(graph, plan, params)
+    graph.rewrite(
+        lambda rewriter, op: (
+            isinstance(op, RecurrentOp) and quantize_recurrent(rewriter, op, config)
+        )
+    )
 
 
 def insert_qdq(graph: Graph, plan: Plan, params: Mapping[str, QuantParams]) -> None:
@@ -645,17 +654,37 @@ def _with_quantized_constants(rewriter: Rewriter, plan: Plan, op: Op) -> Op:
     return replace(op, inputs=tuple(inputs))
 
 
+def quantize_recurrent(rewriter: Rewriter, op: RecurrentOp, config: QuantizationConfig) -> bool:
+    """A float32 recurrent layer gets int8 weights, and quantizes its inputs at run time, row by row."""
+    graph, inputs = rewriter.graph, list(op.inputs)
+    first = op.INPUTS.index("w_ih")
+    both = range(first, first + 2)
+    plain = all(inputs[i] in graph.constants and graph.types[inputs[i]].is_float for i in both)
+    if not plain or config.of(_names(graph, op)).skip:
+        return False
+    for i in both:
+        codes, quant = quantize_weights(graph.constants[inputs[i]], 0, config.per_channel)
+        inputs[i] = graph.constant(codes, inputs[i], quant)
+    return rewriter.rebind(op, type(op), *inputs, reverse=op.reverse, per_row=True)
+
+
 def quantize_dynamic(graph: Graph, config: QuantizationConfig) -> list[str]:
-    """Linear layers quantize their input at run time, row by row. Returns the layers that stay in float32.
+    """Linear and recurrent layers quantize their input at run time, row by row.
+
+    Returns the layers that stay in float32.
 
     Raises:
-        CalibrationError: there is no linear layer, so that nothing would be quantized.
+        CalibrationError: there is no such layer, so that nothing would be quantized.
     """
     check_patterns(graph, config)
     left: list[str] = []
     done: list[str] = []
 
     def rule(rewriter: Rewriter, op: Op) -> bool:
+        if isinstance(op, RecurrentOp):
+            made = quantize_recurrent(rewriter, op, config)
+            (done if made else left).append(_names(graph, op)[0])
+            return made
         if not isinstance(op, (*LAYERS, Matmul)):
             return False
         constant = isinstance(op, Linear) and op.inputs[1] in graph.constants
@@ -676,7 +705,8 @@ def quantize_dynamic(graph: Graph, config: QuantizationConfig) -> list[str]:
     graph.rewrite(rule)
     if not done:
         raise CalibrationError(
-            "this float model has no linear layer that could quantize its input at run time; pass calibration data "
-            "(--calibration data.npz with some tens of typical inputs) so that its layers can be quantized"
+            "this float model has no linear layer, nor a recurrent one, that could quantize its input at run time; "
+            "pass calibration data (--calibration data.npz with some tens of typical inputs) so that its layers can be "
+            "quantized"
         )
     return left

@@ -7,9 +7,15 @@ one family of these formulas; every op that rounds says in its field `numerics` 
     ort       onnxruntime's quantized kernels on x86: float32 multipliers; ties go to even
     onnx      the ONNX operators themselves: dequantize, the op in float32, quantize; ties go to even
     fbgemm    PyTorch's engines fbgemm and, for most ops, x86: float32 multipliers, float32 bias; ties go to even
+    fbgemm-scalar  the same in add where PyTorch has no vector loop: the zero point is added before rounding
     onednn    PyTorch's engine onednn, and x86 for most convolutions: the zero point is added before rounding
+    onednn-general
+              its general kernels, for layers for which it has no other: the same in another order
     qnnpack   PyTorch's engine qnnpack: float32 multipliers, int32 bias; add in fixed point, ties away from zero
-    torch     `torch.quantize_per_tensor` alone; ties go to even
+    torch     `torch.quantize_per_tensor`, and what PyTorch computes in float32 before it; ties go to even
+    torch-nchw, torch-nhwc
+              PyTorch's own kernels for pooling, means and resizing, on contiguous and on channels-last tensors; all its
+              engines share them; ties go to even
     pt2e      PyTorch's `quantized_decomposed` graphs: dequantize, the op in float32, quantize; ties go to even
 
 Shapes: scales and multipliers broadcast against the accumulator, whose last axis holds the channels.
@@ -18,7 +24,7 @@ Shapes: scales and multipliers broadcast against the accumulator, whose last axi
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -26,7 +32,11 @@ from numpy.typing import NDArray
 
 Array: TypeAlias = NDArray[Any]
 
-NUMERICS = ("integer", "ort", "onnx", "fbgemm", "onednn", "qnnpack", "torch", "pt2e")
+NUMERICS = (
+    *("integer", "ort", "onnx"),
+    *("fbgemm", "fbgemm-scalar", "onednn", "onednn-general", "qnnpack"),
+    *("torch", "torch-nchw", "torch-nhwc", "pt2e"),
+)
 
 
 # --- integer: fixed-point multipliers, ties up -------------------------------------------------------
@@ -288,6 +298,49 @@ def requantize_onednn_linear(
     return requantize_onednn(acc, x_scale, twice_inverted(w_scale), y_scale, y_zero_point, bias)
 
 
+def requantize_onednn_product(
+    acc: Array,
+    x_scale: Array,
+    w_scale: Array,
+    y_scale: Array,
+    y_zero_point: Array,
+    bias: Array | None = None,
+) -> Array:
+    """`requantize_onednn` in general depthwise convolutions, where the product of the scales comes first: eq. (61)."""
+    value = acc.astype(np.float32) * (twice_inverted(x_scale) * np.float32(w_scale))
+    if bias is not None:
+        value = value + bias
+    return np.rint(value * (np.float32(1) / twice_inverted(y_scale)) + np.float32(y_zero_point))
+
+
+def requantize_onednn_quotient(
+    acc: Array,
+    x_scale: Array,
+    w_scale: Array,
+    y_scale: Array,
+    y_zero_point: Array,
+    bias: Array | None = None,
+) -> Array:
+    """`requantize_onednn` in general transposed convolutions and products, where the last factor divides: eq. (62)."""
+    value = acc.astype(np.float32) * twice_inverted(x_scale) * np.float32(w_scale)
+    if bias is not None:
+        value = value + bias
+    return np.rint(value / twice_inverted(y_scale) + np.float32(y_zero_point))
+
+
+def requantize_onednn_linear_quotient(
+    acc: Array,
+    x_scale: Array,
+    w_scale: Array,
+    y_scale: Array,
+    y_zero_point: Array,
+    bias: Array | None = None,
+) -> Array:
+    """`requantize_onednn_quotient` in linear layers, where the scales of the weights are inverted twice as well."""
+    scale = twice_inverted(w_scale)
+    return requantize_onednn_quotient(acc, x_scale, scale, y_scale, y_zero_point, bias)
+
+
 def requantize_pt2e(
     acc: Array,
     x_scale: Array,
@@ -306,8 +359,19 @@ def requantize_pt2e(
     return quantize_pt2e(real.astype(np.float32), y_scale, y_zero_point)
 
 
+def requantize_torch(
+    acc: Array, x_scale: Array, w_scale: Array, y_scale: Array, y_zero_point: Array
+) -> Array:
+    """Accumulator to codes, not yet clamped: float32 products of dequantized codes, quantized: eq. (57).
+
+    PyTorch sums float32 products there, in an order that is not specified. This is the exact sum, rounded once.
+    """
+    real = acc.astype(np.float64) * np.float64(x_scale) * np.float64(w_scale)
+    return quantize_torch(real.astype(np.float32), y_scale, y_zero_point)
+
+
 # By numerics. Those of FLOAT_BIAS take the bias by itself, float32; the others find it in the accumulator.
-FLOAT_BIAS = ("fbgemm", "onednn", "pt2e")
+FLOAT_BIAS = ("fbgemm", "onednn", "onednn-general", "pt2e")
 REQUANTIZE: dict[str, Callable[..., Array]] = {
     "integer": requantize_integer,
     "ort": requantize_ort,
@@ -435,6 +499,11 @@ def add_fbgemm(a: Array, b: Array, qa: Affine, qb: Affine, qy: Affine) -> Array:
     return quantize_pt2e(dequantize_fma(a, *qa) + dequantize_fma(b, *qb), *qy)
 
 
+def add_fbgemm_scalar(a: Array, b: Array, qa: Affine, qb: Affine, qy: Affine) -> Array:
+    """`add_fbgemm` where PyTorch has no vector loop, as where one operand is channels_last and one not: eq. (48)."""
+    return quantize_remainder(dequantize(a, *qa) + dequantize(b, *qb), *qy)
+
+
 def add_qnnpack(a: Array, b: Array, qa: Affine, qb: Affine, qy: Affine) -> Array:
     """`a + b` as PyTorch's engine qnnpack on uint8 of one shape: eq. (37). Fixed point, ties away from zero; int64."""
     ratios = [np.float32(q.scale) / np.float32(qy.scale) for q in (qa, qb)]
@@ -485,6 +554,7 @@ ADD = {
     "ort": add_ort,
     "onnx": add_onnx,
     "fbgemm": add_fbgemm,
+    "fbgemm-scalar": add_fbgemm_scalar,
     "qnnpack": add_qnnpack,
     "pt2e": add_pt2e,
 }
@@ -665,6 +735,28 @@ def scale_back_onednn(acc: Array, x_scale: Array, w_scale: Array, bias: Array | 
     return real if bias is None else real + bias
 
 
+# The least scale that PT2E quantizers let `choose_qparams` find.
+LEAST_SCALE_PT2E = 2.0**-12
+
+
+def dynamic_quantize_pt2e(
+    x: Array, axis: int | None, *, reduce_range: bool = False
+) -> tuple[Array, Array, Array]:
+    """float32 to codes over the range of x, as `quantized_decomposed.choose_qparams` and its quantize: eq. (34), (58).
+
+    Args and results as for `dynamic_quantize`; the codes are float32 holding integers.
+    """
+    keep = axis is not None
+    low = np.minimum(x.min(axis=axis, keepdims=keep, initial=0), np.float32(0))
+    high = np.maximum(x.max(axis=axis, keepdims=keep, initial=0), np.float32(0))
+    greatest = 127 if reduce_range else 255
+    with np.errstate(over="ignore", invalid="ignore"):
+        scale = np.maximum((high - low) / np.float32(greatest), np.float32(LEAST_SCALE_PT2E))
+        zero_point = np.clip(-np.rint(low / scale), 0, greatest)
+        codes = quantize_pt2e(x, scale, zero_point)
+    return np.clip(codes, 0, greatest), np.asarray(scale), np.asarray(zero_point)
+
+
 class Dynamic(NamedTuple):
     """A layer whose input is quantized at run time: `quantize(x, axis)` gives codes, scale and zero point."""
 
@@ -672,13 +764,155 @@ class Dynamic(NamedTuple):
     scale_back: Callable[[Array, Array, Array, Array | None], Array]
 
 
-# By numerics. Those of PyTorch take `reduce_range`. qnnpack scales back as onnxruntime does.
+# By numerics. Those of PyTorch take `reduce_range`. qnnpack and PT2E graphs scale back as onnxruntime does.
 DYNAMIC: dict[str, Dynamic] = {
     "ort": Dynamic(dynamic_quantize, scale_back_ort),
     "fbgemm": Dynamic(partial(dynamic_quantize_torch, numerics="fbgemm"), scale_back_fbgemm),
     "onednn": Dynamic(partial(dynamic_quantize_torch, numerics="onednn"), scale_back_onednn),
     "qnnpack": Dynamic(partial(dynamic_quantize_torch, numerics="qnnpack"), scale_back_ort),
+    "pt2e": Dynamic(dynamic_quantize_pt2e, scale_back_ort),
 }
+
+
+# --- PyTorch's kernels on quantized tensors that normalize ----------------------------------------------
+
+# Codes that the vector loop of a normalization takes at once; the rest of a run goes through `quantize_remainder`.
+NORM_BLOCK = 32
+
+
+def quantize_remainder(x: Array, scale: Array, zero_point: Array) -> Array:
+    """float32 to codes, not yet clamped, as in the loops behind PyTorch's vector loops: eq. (48).
+
+    `rint(f32(x * f32(1 / scale)) + zero_point)`: the zero point is added before rounding.
+    """
+    return np.rint(x * (np.float32(1) / np.float32(scale)) + np.float32(zero_point))
+
+
+def batch_norm_fbgemm(codes: Array, factor: Array, offset: Array, qx: Affine, qy: Affine) -> Array:
+    """`x * factor + offset` as PyTorch's quantized batch norm: eq. (49). Not yet clamped.
+
+    Args:
+        codes: (..., channels).
+        factor, offset: float32 (channels,), real numbers.
+
+    Returns:
+        float32 holding integers.
+    """
+    ratio = np.float64(qx.scale) / np.float64(qy.scale)
+    a = (factor.astype(np.float64) * ratio).astype(np.float32)
+    b = (offset.astype(np.float64) / np.float64(qy.scale)).astype(np.float32)
+    difference = (codes.astype(np.int32) - qx.zero_point).astype(np.float32)
+    return np.rint(fma(difference, a, b)) + np.float32(qy.zero_point)
+
+
+def code_statistics(codes: Array, qx: Affine, epsilon: float) -> tuple[Array, Array]:
+    """Mean and inverse standard deviation along the last axis, as PyTorch's quantized normalizations: eq. (50).
+
+    Args:
+        codes: integers; sums of codes and of their squares are exact.
+
+    Returns:
+        float32 (..., 1): the mean, in codes above the zero point; and scale / deviation, the factor of a code.
+    """
+    codes = codes.astype(np.int64)
+    count, scale = np.float32(codes.shape[-1]), np.float32(qx.scale)
+    mean = codes.sum(axis=-1, keepdims=True).astype(np.float32) / count
+    square = (codes * codes).sum(axis=-1, keepdims=True).astype(np.float32) / count
+    variance = np.maximum(fma(-mean, mean, square), np.float32(0)) * scale * scale
+    factor = np.float64(scale) / np.sqrt(variance.astype(np.float64) + epsilon)
+    return mean - np.float32(qx.zero_point), factor.astype(np.float32)
+
+
+def layer_norm_fbgemm(
+    codes: Array, weight: Array | None, bias: Array | None, epsilon: float, qx: Affine, qy: Affine
+) -> Array:
+    """PyTorch's quantized layer_norm along the last axis: eq. (51). Not yet clamped; float32 holding integers.
+
+    Args:
+        weight, bias: float32 (n,), or None for ones and for zeros.
+    """
+    mean, factor = code_statistics(codes, qx, epsilon)
+    y = ((codes.astype(np.int32) - qx.zero_point).astype(np.float32) - mean) * factor
+    if weight is not None or bias is not None:
+        one, zero = np.ones((), np.float32), np.zeros((), np.float32)
+        y = fma(y, one if weight is None else weight, zero if bias is None else bias)
+    return quantize_in_blocks(y, qy, axis=-1)
+
+
+def group_norm_fbgemm(
+    codes: Array,
+    weight: Array,
+    bias: Array,
+    epsilon: float,
+    qx: Affine,
+    qy: Affine,
+    channels_last: bool,
+) -> Array:
+    """PyTorch's quantized group_norm and instance_norm: eq. (52). Not yet clamped; float32 holding integers.
+
+    Args:
+        codes: (batch, positions, groups, channels of a group).
+        weight, bias: float32 (groups, channels of a group).
+        channels_last: the kernel for tensors in that memory format.
+    """
+    batch, positions, groups, size = codes.shape
+    whole = codes.transpose(0, 2, 1, 3).reshape(batch, groups, positions * size)
+    mean, factor = (s[:, np.newaxis] for s in code_statistics(whole, qx, epsilon))
+    difference = (codes.astype(np.int32) - qx.zero_point).astype(np.float32)
+    slope = factor * weight
+    if channels_last:
+        y = fma(difference, slope, fma(-mean, slope, bias))
+        return quantize_in_blocks(y, qy, axis=-1)
+    return quantize_pt2e(fma(difference - mean, slope, bias), *qy)
+
+
+def quantize_in_blocks(x: Array, qy: Affine, axis: int) -> Array:
+    """eq. (34) for whole blocks of NORM_BLOCK along `axis`, the last one; eq. (48) for the rest."""
+    whole = x.shape[axis] // NORM_BLOCK * NORM_BLOCK
+    parts = quantize_pt2e(x[..., :whole], *qy), quantize_remainder(x[..., whole:], *qy)
+    return np.concatenate(parts, axis=axis)
+
+
+# --- slopes -------------------------------------------------------------------------------------------
+
+
+def prelu_fbgemm(x: Array, slope: Array, qx: Affine, qs: Affine, qy: Affine) -> Array:
+    """`x` where positive, else `x * slope`, as PyTorch's quantized prelu: eq. (53). Not yet clamped.
+
+    x is multiplied by 1 as a code of the slopes, which is not 1 where their scale cannot express it.
+
+    Args:
+        x: codes.
+        slope: codes that broadcast to x's shape.
+
+    Returns:
+        float32 holding integers.
+    """
+    info = np.iinfo(slope.dtype)
+    one = np.rint(np.float32(1) / np.float32(qs.scale)) + np.float32(qs.zero_point)
+    positive = np.int32(np.clip(one, info.min, info.max)) - qs.zero_point
+    difference = x.astype(np.int32) - qx.zero_point
+    factor = np.where(difference > 0, positive, slope.astype(np.int32) - qs.zero_point)
+    multiplier = (
+        np.float32(qx.scale) * np.float32(qs.scale) * (np.float32(1) / np.float32(qy.scale))
+    )
+    acc = (difference * factor).astype(np.float32)
+    return np.rint(acc * multiplier) + np.float32(qy.zero_point)
+
+
+def prelu_integer(x: Array, slope: Array, qx: Affine, qs: Affine, qy: Affine) -> Array:
+    """`x` where positive, else `x * slope`, in fixed point: eq. (7) of either. Returns int64, not yet clamped."""
+    difference = x.astype(np.int64) - qx.zero_point
+    product = difference * (slope.astype(np.int64) - qs.zero_point)
+    one = np.float32(1)
+    return np.where(
+        difference > 0,
+        requantize_integer(difference, qx.scale, one, qy.scale, qy.zero_point),
+        requantize_integer(product, qx.scale, qs.scale, qy.scale, qy.zero_point),
+    )
+
+
+PRELU = {"integer": prelu_integer, "fbgemm": prelu_fbgemm}
 
 
 # --- means --------------------------------------------------------------------------------------------
@@ -725,6 +959,176 @@ MEAN: dict[str, Callable[[Array, Array, Array, Array, Array], Array]] = {
     "integer": mean_integer,
     "ort": mean_ort,
 }
+
+
+# The channels-last kernels of PyTorch work on blocks of so many channels, and round the channels behind the last whole
+# block in another way. This is what they do with AVX512; the other blocks are alike with AVX2.
+AVERAGE_BLOCK = 16
+CHANNEL_BLOCK = 8
+
+
+def in_blocks(channels: int, block: int) -> Array:
+    """Which channels are in whole blocks: bool (channels,)."""
+    return np.arange(channels) < channels // block * block
+
+
+def average_torch_nchw(acc: Array, count: Array, scale: Array, zero_point: Array) -> Array:
+    """Mean as `torch.avg_pool2d` of a contiguous tensor: eq. (63). Not yet clamped.
+
+    Args:
+        acc: int64 (..., channels), sum of `count` differences `code - zero_point`.
+        count: int64, >= 1; what the sum is divided by.
+        scale, zero_point: of x and of y.
+
+    Returns:
+        float32 holding integers. The zero point is added before rounding.
+    """
+    inverse = np.float32(1) / count.astype(np.float32)
+    return np.rint(acc.astype(np.float32) * inverse + np.float32(zero_point))
+
+
+def average_torch_nhwc(acc: Array, count: Array, scale: Array, zero_point: Array) -> Array:
+    """`average_torch_nchw` of a channels-last tensor: eq. (64).
+
+    Channels in whole blocks get the zero point after rounding.
+    """
+    inverse = np.float32(1) / count.astype(np.float32)
+    after = np.rint(acc.astype(np.float32) * inverse) + np.float32(zero_point)
+    before = average_torch_nchw(acc, count, scale, zero_point)
+    return np.where(in_blocks(acc.shape[-1], AVERAGE_BLOCK), after, before)
+
+
+def average_qnnpack(acc: Array, count: Array, scale: Array, zero_point: Array) -> Array:
+    """Mean as PyTorch's engine qnnpack on uint8, in pools and over positions: eq. (65).
+
+    Its multiplier is a quotient of scales, which is not always the reciprocal of `count` rounded once.
+    """
+    multiplier = np.float32(scale) / (np.float32(scale) * count.astype(np.float32))
+    return np.rint(acc.astype(np.float32) * multiplier) + np.float32(zero_point)
+
+
+AVERAGE = {
+    "torch-nchw": average_torch_nchw,
+    "torch-nhwc": average_torch_nhwc,
+    "qnnpack": average_qnnpack,
+}
+
+
+def adaptive_torch_nchw(acc: Array, counts: list[Array], zero_point: Array) -> Array:
+    """Mean of raw codes as `torch.adaptive_avg_pool2d` of a contiguous tensor: eq. (66).
+
+    Args:
+        acc: int64 (batch, *out, channels), sums of differences `code - zero_point`.
+        counts: for each spatial axis, the lengths of its windows: int64 (out,). Their reciprocals are multiplied axis
+            by axis.
+        zero_point: of x and of y.
+
+    Returns:
+        float32 holding integers, each a code.
+    """
+    factor: Array = np.ones((), np.float32)
+    for lengths in counts:
+        factor = factor[..., np.newaxis] / lengths.astype(np.float32)
+    total = acc + count_of(counts) * zero_point
+    return np.rint(total.astype(np.float32) * factor[..., np.newaxis])
+
+
+def adaptive_torch_nhwc(acc: Array, counts: list[Array], zero_point: Array) -> Array:
+    """`adaptive_torch_nchw` of a channels-last tensor, on differences: eq. (67). Not yet clamped.
+
+    The zero point is added before rounding; in whole blocks of channels the product before it is not rounded.
+    """
+    inverse = np.float32(1) / count_of(counts).astype(np.float32)
+    value, offset = acc.astype(np.float32), np.float32(zero_point)
+    fused = np.rint(fma(value, inverse, offset))
+    return np.where(
+        in_blocks(acc.shape[-1], CHANNEL_BLOCK), fused, np.rint(value * inverse + offset)
+    )
+
+
+def count_of(counts: list[Array]) -> Array:
+    """How many elements each window of an adaptive pool holds: (*out, 1) int64."""
+    return reduce(np.multiply.outer, counts)[..., np.newaxis]
+
+
+ADAPTIVE = {"torch-nchw": adaptive_torch_nchw, "torch-nhwc": adaptive_torch_nhwc}
+
+
+def mean_torch_nchw(total: Array, count: Array) -> Array:
+    """Mean of raw codes as `torch.mean` over the last axes of a contiguous tensor: eq. (68).
+
+    Args:
+        total: int64, sum of `count` codes.
+
+    Returns:
+        float32 holding integers, each a code.
+    """
+    return np.rint(total.astype(np.float32) / np.float32(count))
+
+
+def mean_torch_nhwc(real: Array, scale: Array, zero_point: Array) -> Array:
+    """Mean of dequantized codes as `torch.mean` over other axes: eq. (69). Not yet clamped.
+
+    Args:
+        real: float32 (n, batch, columns), of which the first axis is summed, in PyTorch's order.
+
+    Returns:
+        float32 (batch, columns) holding integers.
+    """
+    mean = column_sums(real) / np.float32(len(real))
+    return quantize_torch(mean, scale, zero_point)
+
+
+# PyTorch sums columns of float32 in registers of 8 lanes, four registers at a time.
+LANES, REGISTERS, LEVELS = 8, 4, 4
+
+
+def column_sums(x: Array) -> Array:
+    """The sum of float32 x (n, batch, columns) over its first axis, in the order of `torch.sum` on one thread.
+
+    Columns in whole blocks, of 32, or of 4 where there are fewer than 8, are summed in levels; each other column in
+    four interleaved parts.
+    """
+    columns = x.shape[-1]
+    block = REGISTERS * LANES if columns >= LANES else REGISTERS
+    whole = columns // block * block
+    return np.concatenate([level_sum(x[..., :whole]), interleaved_sum(x[..., whole:])], axis=-1)
+
+
+def level_sum(rows: Array) -> Array:
+    """The sum over the first axis, row by row, in four levels: each 16 rows of one level are one of the next.
+
+    More than 16 where there are 2**20 rows.
+    """
+    count = len(rows)
+    power = max(4, max(count - 1, 0).bit_length() // LEVELS)
+    step = 1 << power
+    levels = np.zeros((LEVELS, *rows.shape[1:]), np.float32)
+    whole = count // step * step
+    for start in range(0, whole, step):
+        for row in rows[start : start + step]:
+            levels[0] += row
+        for level in range(1, LEVELS):
+            levels[level] += levels[level - 1]
+            levels[level - 1] = 0
+            if (start + step) & ((step - 1) << (level * power)):
+                break
+    for row in rows[whole:]:
+        levels[0] += row
+    return ((levels[0] + levels[1]) + levels[2]) + levels[3]
+
+
+def interleaved_sum(rows: Array) -> Array:
+    """The sum over the first axis as four sums of every fourth row; what is left is added to the first."""
+    count = len(rows) // REGISTERS
+    together = rows[: count * REGISTERS].reshape(count, REGISTERS, *rows.shape[1:])
+    parts = level_sum(together)
+    total = parts[0]
+    for row in rows[count * REGISTERS :]:
+        total = total + row
+    for part in parts[1:]:
+        total = total + part
+    return total
 
 
 def average_pool_ort(total: Array, count: Array, y_scale: Array, y_zero_point: Array) -> Array:
@@ -799,6 +1203,46 @@ def softmax_ort(e: Array, axis: int, y_scale: Array, y_zero_point: Array, signed
     return np.rint(real + zero_point) if signed else np.rint(real) + zero_point
 
 
+def softmax_torch(
+    codes: Array, x_scale: Array, x_zero_point: Array, y_scale: Array, y_zero_point: Array
+) -> Array:
+    """Softmax along the last axis in float32, between dequantize and quantize, as PyTorch: eq. (54).
+
+    Returns:
+        float32 holding integers, not yet clamped.
+    """
+    real = dequantize(codes, x_scale, x_zero_point)
+    below = real - real.max(axis=-1, keepdims=True, initial=-np.inf)
+    e = np.exp(below.astype(np.float64)).astype(np.float32)
+    total = e.sum(axis=-1, keepdims=True, dtype=np.float64).astype(np.float32)
+    return quantize_torch(e / total, y_scale, y_zero_point)
+
+
+def exp_table_qnnpack(x_scale: Array, length: int) -> Array:
+    """`exp(-x_scale * d)` for d = 0 .. 255, enlarged as PyTorch's engine qnnpack does it: eq. (55). int32 (256,).
+
+    Args:
+        length: how many entries are summed.
+    """
+    top = min(float(2**32 - 1) / length, float(2**23 - 1))
+    distance = np.arange(256, dtype=np.float64)
+    return np.rint(top * np.exp(-distance * np.float64(x_scale))).astype(np.int32)
+
+
+def softmax_qnnpack(e: Array, axis: int) -> Array:
+    """`e / sum(e)` in steps of 1/256, ties up, as PyTorch's engine qnnpack: eq. (56).
+
+    Args:
+        e: int32, entries of `exp_table_qnnpack`, at least one of them above 0 along `axis`.
+
+    Returns:
+        int64 in [0, 256]; the caller clamps 256 to 255.
+    """
+    e = e.astype(np.int64)
+    total = e.sum(axis=axis, keepdims=True)
+    return (256 * e + total // 2) // total
+
+
 # --- interpolation ------------------------------------------------------------------------------------
 
 WEIGHT_BITS = (
@@ -815,6 +1259,49 @@ def interpolate_integer(acc: Array, axes: int) -> Array:
     """Sum of codes times the weights of `axes` axes, to codes, ties up: eq. (29). int64 to int64, a code of x."""
     shift = WEIGHT_BITS * axes
     return (acc + (1 << (shift - 1))) >> shift
+
+
+class Corners(NamedTuple):
+    """The four neighbours of positions in an image and their weights, all float32.
+
+    Neighbours are codes (batch, rows, columns, channels), left and right. Weights, of the upper and the lower row and
+    of the left and the right column, are (rows, 1, 1) and (columns, 1).
+    """
+
+    upper: tuple[Array, Array]
+    lower: tuple[Array, Array]
+    rows: tuple[Array, Array]
+    columns: tuple[Array, Array]
+
+
+def interpolate_torch_nchw(at: Corners, zero_point: Array) -> Array:
+    """Bilinear interpolation of raw codes as `torch.nn.functional.interpolate` of a contiguous tensor: eq. (70).
+
+    Returns:
+        float32 holding integers.
+    """
+    (a, b), (c, d), (v0, v1), (w0, w1) = at
+    return _about(v0 * (w0 * a + w1 * b) + v1 * (w0 * c + w1 * d), zero_point)
+
+
+def interpolate_torch_nhwc(at: Corners, zero_point: Array) -> Array:
+    """`interpolate_torch_nchw` of a channels-last tensor, with fused multiply-adds: eq. (71).
+
+    Channels in whole blocks add right neighbours and the lower row last, the others left ones and the upper row.
+    """
+    (a, b), (c, d), (v0, v1), (w0, w1) = at
+    blocks = fma(v1, fma(w1, d, w0 * c), v0 * fma(w1, b, w0 * a))
+    others = fma(v0, fma(w0, a, w1 * b), v1 * fma(w0, c, w1 * d))
+    return _about(np.where(in_blocks(a.shape[-1], CHANNEL_BLOCK), blocks, others), zero_point)
+
+
+def _about(total: Array, zero_point: Array) -> Array:
+    """PyTorch subtracts the zero point and adds it again, which rounds twice."""
+    offset = np.float32(zero_point)
+    return np.rint((total - offset) + offset)
+
+
+INTERPOLATE = {"torch-nchw": interpolate_torch_nchw, "torch-nhwc": interpolate_torch_nhwc}
 
 
 def interpolate_ort(total: Array) -> Array:

@@ -28,11 +28,14 @@ CHOICES = {
     "mode": ["constant", "edge", "reflect", "nearest", "linear"],
     "coordinates": list(COORDINATES),
     "nearest": list(NEAREST),
-    "numerics": ["integer", "integer", *rounding.NUMERICS],
+    "numerics": ["integer", "integer", "torch", *rounding.NUMERICS],
     "relation": list(RELATIONS),
     "function": list(FUNCTIONS),
 }
-SPATIAL = {"conv", "conv_transpose", "depthwise_conv", "average_pool", "max_pool", "resize"}
+SPATIAL = {
+    *("conv", "conv_transpose", "depthwise_conv"),
+    *("adaptive_average_pool", "average_pool", "max_pool", "resize"),
+}
 
 
 class Maker:
@@ -43,8 +46,15 @@ class Maker:
         self.numpy = np.random.default_rng(self.random.randrange(2**32))
         self.spatial = name in SPATIAL
         self.gates = {"gru": 3, "lstm": 4}.get(name, 0)
+        self.bags = name == "embedding_bag"
         self.rank = self.random.choice(
-            [3] if self.gates else [3, 4, 4, 5] if self.spatial else [0, 1, 2, 3, 4]
+            [3]
+            if self.gates
+            else [2]
+            if name == "embedding_bag"
+            else [3, 4, 4, 5]
+            if self.spatial
+            else [0, 1, 2, 3, 4]
         )
         self.batch = self.random.choice([0, 1, 2])
 
@@ -127,8 +137,9 @@ def operand(maker: Maker, name: str, first: TensorType | None) -> TensorType:
     """A type for the input `name`, which mostly goes with the first one's."""
     codes = ["codes", "codes", "codes per axis"]
     if first is None:
-        if maker.gates:
-            return maker.type(maker.shape(maker.rank), "float32")
+        if maker.gates or maker.bags:
+            kinds = ["float32", "plain codes"] if maker.bags else ["float32"]
+            return maker.type(maker.shape(maker.rank), maker.random.choice(kinds))
         return maker.type(
             maker.shape(maker.rank),
             maker.random.choice([*codes, "codes", "float32", "float32", "bool", "int64"]),
@@ -137,6 +148,8 @@ def operand(maker: Maker, name: str, first: TensorType | None) -> TensorType:
     kinds = ["float32", "float32", "codes"] if first.is_float else codes
     if maker.gates:
         return recurrent_operand(maker, name, first)
+    if maker.bags:
+        return bag_operand(maker, name, first)
     if name == "w":
         kernel = [maker.random.choice([1, 1, 2, 3]) for _ in range(first.rank - 2)]
         shapes = [(2, *kernel, channels), (*kernel, channels), (channels, 2), (4, channels)]
@@ -170,6 +183,14 @@ def recurrent_operand(maker: Maker, name: str, x: TensorType) -> TensorType:
     return maker.type((rows, x.shape[-1] if name == "w_ih" else 2), kind)
 
 
+def bag_operand(maker: Maker, name: str, table: TensorType) -> TensorType:
+    """Indices, where bags begin, factors, or what the codes of the table stand for."""
+    if name in ("scale", "bias"):
+        return maker.type(table.shape[:1], "float32")
+    shapes: list[Shape] = [(0,), (1,), (1,), (2,), ("N", 1)]
+    return maker.type(maker.random.choice(shapes), "float32" if name == "weights" else "int64")
+
+
 def per_axis(type: TensorType) -> bool:
     return type.quant is not None and type.quant.axis is not None
 
@@ -185,6 +206,8 @@ def case(name: str, maker: Maker) -> Model:
                 fields[key] = usual
         if maker.gates:
             fields["numerics"] = "fbgemm"
+        if maker.bags:
+            fields["mode"] = maker.random.choice(["sum", "sum", "mean", "max"])
     types: dict[str, TensorType] = {}
     for value in (
         part.rstrip("*?") for part in cls.INPUTS if not part.endswith("?") or maker.sometimes(0.5)

@@ -31,7 +31,7 @@ def _product(rewriter: Rewriter, op: Op) -> bool:
         cast, scales = rewriter.producer(real, Cast), rewriter.producer(scale, Mul)
         layer = cast and rewriter.producer(cast.inputs[0], Linear)
         source = layer and rewriter.producer(layer.inputs[0], DynamicQuantize)
-        if not source or not scales:
+        if not source or not scales or source.numerics != "onnx":
             continue
         codes, x_scale, zero_point = source.outputs
         constants = [name for name in scales.inputs if name != x_scale]

@@ -175,15 +175,17 @@ def _reduce(rewriter: Rewriter, op: Op) -> bool:
     t = _source(rewriter, op.inputs[0])
     if t is None:
         return False
-    axes = tuple(sorted(t.perm[axis] for axis in op.axes))
+    moved = [t.perm[axis] for axis in op.axes]
+    axes = tuple(sorted(moved))
+    # the axes of x that remain, in the order of y's axes
+    left = [axis for axis in t.perm if axis not in axes]
+    if op.numerics == "torch-nhwc" and (moved, left) != (sorted(moved), sorted(left)):
+        return False  # its sums depend on the order of axes
     like = _scalar(rewriter.graph.types[op.outputs[0]])
     fields = op.fields() | {"axes": axes}
     if op.keepdims:
         y = rewriter.add(ReduceMean, t.inputs[0], out=f"{op.outputs[0]}~nhwc", like=like, **fields)
         return _restore(rewriter, op, y, t.perm)
-    left = [
-        axis for axis in t.perm if axis not in axes
-    ]  # the axes of x that remain, in the order of y's axes
     order = tuple(sorted(left).index(axis) for axis in left)
     y = rewriter.add(ReduceMean, t.inputs[0], out=f"{op.outputs[0]}~nhwc", like=like, **fields)
     return _restore(rewriter, op, y, order)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -18,9 +18,11 @@ from nprt.converters.graph import FLOAT, Graph, Rewriter
 from nprt.converters.passes.fold import LAYERS, per_channel
 from nprt.converters.passes.tabulate import tabulate
 from nprt.ir import Array, Op, QuantParams, Tensor, TensorType
+from nprt.ops.adaptive_average_pool import AdaptiveAveragePool
 from nprt.ops.add import Add
 from nprt.ops.argmax import Argmax
 from nprt.ops.average_pool import AveragePool
+from nprt.ops.batch_norm import BatchNorm
 from nprt.ops.binary import BinaryOp
 from nprt.ops.concat import Concat
 from nprt.ops.conv import Conv
@@ -31,13 +33,17 @@ from nprt.ops.div import Div
 from nprt.ops.expand import Expand
 from nprt.ops.gather import Gather
 from nprt.ops.global_average_pool import GlobalAveragePool
+from nprt.ops.group_norm import GroupNorm
+from nprt.ops.layer_norm import LayerNorm
 from nprt.ops.linear import Linear
 from nprt.ops.matmul import Matmul
 from nprt.ops.max_pool import MaxPool
 from nprt.ops.mul import Mul
 from nprt.ops.pad import Pad
+from nprt.ops.prelu import Prelu
 from nprt.ops.products import ProductOp
 from nprt.ops.quantize import Quantize, to_codes
+from nprt.ops.reduce_mean import TORCH as TORCH_MEAN
 from nprt.ops.reduce_mean import ReduceMean
 from nprt.ops.reshape import Reshape
 from nprt.ops.resize import Resize
@@ -70,7 +76,11 @@ def settle_quantize(graph: Graph) -> None:
         if is_movement(op) or isinstance(op, Argmax):
             return _move_codes(rewriter, op)
         if isinstance(op, Quantize):
-            return _quantize_first(rewriter, op) or _drop_pair(rewriter, op)
+            return (
+                _quantize_first(rewriter, op)
+                or _quantize_parts(rewriter, op)
+                or _drop_pair(rewriter, op)
+            )
         return False
 
     while graph.rewrite(rule):
@@ -145,6 +155,23 @@ def _quantize_first(rewriter: Rewriter, op: Op) -> bool:
     )
 
 
+def _quantize_parts(rewriter: Rewriter, op: Op) -> bool:
+    """`quantize(concat(a, b))` is `concat(quantize(a), quantize(b))`; for parts that are not codes already."""
+    concat = rewriter.producer(op.inputs[0], Concat)
+    if concat is None or rewriter.only_reader(concat.outputs[0]) is None:
+        return False
+    if all(
+        rewriter.is_constant(name) or rewriter.producer(name, Dequantize) for name in concat.inputs
+    ):
+        return False
+    like = rewriter.graph.types[op.outputs[0]]
+    parts = [
+        rewriter.add(Quantize, name, out=f"{name}~codes", like=like.with_shape(()), **op.fields())
+        for name in concat.inputs
+    ]
+    return rewriter.rebind(op, Concat, *parts, like=like, axis=concat.axis)
+
+
 def _drop_pair(rewriter: Rewriter, op: Op) -> bool:
     """`quantize(dequantize(q))` with the same parameters is q."""
     codes = _source(rewriter, op.inputs[0])
@@ -157,13 +184,16 @@ def _drop_pair(rewriter: Rewriter, op: Op) -> bool:
 # --- fusion -------------------------------------------------------------------------------------------
 
 
+Clamp: TypeAlias = tuple[int, int] | None
+
+
 @dataclass(frozen=True)
 class Group:
-    """dequantize -> op -> (relu or clip) -> quantize."""
+    """dequantize -> op -> (relu or clip), any number of these -> quantize."""
 
     op: Op
     quantize: Quantize
-    clamp: tuple[int, int] | None
+    clamp: Clamp
 
 
 def fuse(graph: Graph, numerics: str) -> list[str]:
@@ -204,14 +234,13 @@ def fuse(graph: Graph, numerics: str) -> list[str]:
     return nearest
 
 
-def _group(rewriter: Rewriter, root: Op) -> Group | None:
+def _group(rewriter: Rewriter, root: Quantize) -> Group | None:
     """The group that ends in `root`, if every value inside has one reader."""
     inner = rewriter.producers.get(root.inputs[0])
     like = rewriter.graph.types[root.outputs[0]]
     clamp = None
-    limits = activation_bounds(inner) if inner else None
-    if inner and limits:
-        clamp = activation_clamp(limits, like)
+    while inner and (limits := activation_bounds(inner)):
+        clamp = _nested(activation_clamp(limits, like), clamp)
         if rewriter.only_reader(inner.outputs[0]) is None:
             return None
         inner = rewriter.producers.get(inner.inputs[0])
@@ -228,7 +257,15 @@ def activation_bounds(op: Op) -> tuple[float, float] | None:
     return low, high
 
 
-def activation_clamp(limits: tuple[float, float], y: TensorType) -> tuple[int, int] | None:
+def _nested(inner: Clamp, outer: Clamp) -> Clamp:
+    """One clamp that does what `inner` and then `outer` do."""
+    if inner is None or outer is None:
+        return inner or outer
+    low, high = (min(max(code, outer[0]), outer[1]) for code in inner)
+    return low, high
+
+
+def activation_clamp(limits: tuple[float, float], y: TensorType) -> Clamp:
     """The codes of y between two real numbers; None for all: eq. (16)."""
     low, high = (int(to_codes(np.float32(limit)[...], y)) for limit in limits)
     return None if (low, high) == y.code_range else (low, high)
@@ -361,7 +398,14 @@ def _factor_and_offset(
 ) -> tuple[str, Array, Array] | None:
     """Codes x and float64 vectors such that op gives `dequantize(x) * factor + offset`; None if it does not."""
     factor, offset = np.ones(1), np.zeros(1)
-    while isinstance(op, Add | Sub | Mul):
+    while isinstance(op, Add | Sub | Mul | BatchNorm):
+        if isinstance(op, BatchNorm):
+            scale, shift = (rewriter.graph.constants.get(name) for name in op.inputs[1:])
+            if scale is None or shift is None:
+                return None
+            offset, factor = offset + factor * shift, factor * scale
+            x = _source(rewriter, op.inputs[0])
+            return None if x is None else (x, factor, offset)
         at = 0 if rewriter.is_constant(op.inputs[1]) else 1
         name = op.inputs[1 - at]
         if not rewriter.is_constant(name) or (isinstance(op, Sub) and at == 1):
@@ -397,14 +441,19 @@ def _average_pool(rewriter: Rewriter, group: Group, numerics: str) -> bool:
     x = _source(rewriter, group.op.inputs[0])
     return (
         x is not None
-        and numerics in rounding.MEAN
+        and numerics in ("integer", "ort", *rounding.AVERAGE)
         and _rebind(rewriter, group, x, numerics=numerics)
     )
 
 
 def _global_average_pool(rewriter: Rewriter, group: Group, numerics: str) -> bool:
+    return numerics in rounding.MEAN and _mean(rewriter, group, numerics)
+
+
+def _mean(rewriter: Rewriter, group: Group, numerics: str) -> bool:
+    """A mean of codes, the op's fields as they are but for `numerics`."""
     x = _source(rewriter, group.op.inputs[0])
-    if x is None or group.clamp is not None or numerics not in rounding.MEAN:
+    if x is None or group.clamp is not None:
         return False
     like = rewriter.graph.types[group.quantize.outputs[0]]
     fields = group.op.fields() | {"numerics": numerics}
@@ -412,14 +461,18 @@ def _global_average_pool(rewriter: Rewriter, group: Group, numerics: str) -> boo
 
 
 def _reduce_mean(rewriter: Rewriter, group: Group, numerics: str) -> bool:
-    """onnxruntime takes this mean in float32, so only `integer` fuses it."""
-    return numerics == "integer" and _global_average_pool(rewriter, group, numerics)
+    """onnxruntime takes this mean in float32, and PyTorch where the op does not say otherwise."""
+    return numerics in ("integer", *TORCH_MEAN) and _mean(rewriter, group, numerics)
+
+
+def _adaptive_average_pool(rewriter: Rewriter, group: Group, numerics: str) -> bool:
+    return numerics in ("integer", *rounding.ADAPTIVE) and _mean(rewriter, group, numerics)
 
 
 def _resize(rewriter: Rewriter, group: Group, numerics: str) -> bool:
-    """Linear interpolation of codes; onnxruntime interpolates float32, so only `integer` fuses it."""
+    """Linear interpolation of codes; onnxruntime interpolates float32."""
     x = _source(rewriter, group.op.inputs[0])
-    if x is None or numerics != "integer":
+    if x is None or numerics not in ("integer", *rounding.INTERPOLATE):
         return False
     out = rewriter.graph.types[group.quantize.outputs[0]]
     like = _like(rewriter, group.op, rewriter.graph.types[x])
@@ -469,6 +522,33 @@ def _concat(rewriter: Rewriter, group: Group, numerics: str) -> bool:
     return rewriter.rebind(group.quantize, Concat, *parts, like=out, axis=group.op.axis)
 
 
+def _batch_norm(rewriter: Rewriter, group: Group, numerics: str) -> bool:
+    x = _source(rewriter, group.op.inputs[0])
+    if numerics == "integer":
+        return _affine(rewriter, group)
+    if x is None or numerics != "fbgemm":
+        return False
+    return _rebind(rewriter, group, x, *group.op.inputs[1:], numerics=numerics)
+
+
+def _norm(rewriter: Rewriter, group: Group, numerics: str) -> bool:
+    """layer_norm and group_norm; there is no fixed-point form."""
+    x = _source(rewriter, group.op.inputs[0])
+    if x is None or group.clamp is not None or numerics != "fbgemm":
+        return False
+    like = rewriter.graph.types[group.quantize.outputs[0]]
+    inputs = (x, *group.op.inputs[1:])
+    return rewriter.rebind(group.quantize, type(group.op), *inputs, like=like, **group.op.fields())
+
+
+def _prelu(rewriter: Rewriter, group: Group, numerics: str) -> bool:
+    x, slope = (_source(rewriter, name) for name in group.op.inputs)
+    if x is None or slope is None or group.clamp is not None or numerics not in rounding.PRELU:
+        return False
+    like = rewriter.graph.types[group.quantize.outputs[0]]
+    return rewriter.rebind(group.quantize, Prelu, x, slope, like=like, numerics=numerics)
+
+
 def _softmax(rewriter: Rewriter, group: Group, numerics: str) -> bool:
     x = _source(rewriter, group.op.inputs[0])
     if x is None:
@@ -477,12 +557,17 @@ def _softmax(rewriter: Rewriter, group: Group, numerics: str) -> bool:
     assert isinstance(group.op, Softmax)
     if numerics not in TABLE_DTYPES or group.op.log:
         return False
-    if numerics == "ort":
+    if numerics == "torch":
         if group.clamp is not None:
             return False
-        table: Array = rounding.exp_table_ort(
-            graph.types[x].scale, _softmax_length(graph, group.op)
+        return rewriter.rebind(
+            group.quantize, Softmax, x, like=out, axis=group.op.axis, numerics=numerics
         )
+    if numerics in ("ort", "qnnpack"):
+        if group.clamp is not None:
+            return False
+        make = rounding.exp_table_ort if numerics == "ort" else rounding.exp_table_qnnpack
+        table: Array = make(graph.types[x].scale, _softmax_length(graph, group.op))
         like = out
     else:
         table = rounding.exp_table(graph.types[x].scale)
@@ -514,12 +599,17 @@ FUSIONS: dict[type[Op], Callable[[Rewriter, Group, str], bool]] = {
     Sub: _binary,
     Mul: _binary,
     Div: _binary,
+    AdaptiveAveragePool: _adaptive_average_pool,
     AveragePool: _average_pool,
     GlobalAveragePool: _global_average_pool,
     ReduceMean: _reduce_mean,
     Resize: _resize,
     Concat: _concat,
     Softmax: _softmax,
+    BatchNorm: _batch_norm,
+    LayerNorm: _norm,
+    GroupNorm: _norm,
+    Prelu: _prelu,
 }
 
 

@@ -18,17 +18,76 @@ from nprt.converters.torch_ops.importer import (
     packed_engine,
     quantized_array,
 )
-from nprt.converters.torch_ops.recorder import Call, Known
+from nprt.converters.torch_ops.recorder import Call, Known, Ref
 from nprt.errors import ModelError
-from nprt.ir import Array, QuantParams
+from nprt.ir import CODE_DTYPES, Array, QuantParams, TensorType
 from nprt.ops.add import Add
+from nprt.ops.cast import Cast
 from nprt.ops.concat import Concat
 from nprt.ops.dynamic_linear import DynamicLinear
+from nprt.ops.dynamic_quantize import DynamicQuantize
 from nprt.ops.gru import Gru
 from nprt.ops.linear import Linear
 from nprt.ops.lstm import Lstm
+from nprt.ops.mul import Mul
+from nprt.ops.rules import known
+from nprt.ops.sub import Sub
 from nprt.ops.transpose import Transpose
 from nprt.ops.unary import Unary
+
+# --- codes with a scale that is found at run time -----------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FoundAtRunTime:
+    """What torch.quantize_per_tensor_dynamic made. A linear layer can read its source instead, and its `fields`."""
+
+    source: Any
+    dtype: str
+    reduce_range: bool
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is what `dynamic_linear` does."""
+        return self.dtype == "uint8"
+
+    def fields(self) -> dict[str, Any]:
+        return {"numerics": "fbgemm", "reduce_range": self.reduce_range}
+
+    def real(self, m: Importer, out: str) -> str:
+        """The source quantized and dequantized again."""
+        names = [f"{out}~{part}" for part in ("codes", "scale", "zero_point")]
+        like = TensorType(self.dtype, ())
+        fields = {"numerics": "torch", "reduce_range": self.reduce_range}
+        m.emit(DynamicQuantize, m.real(self.source), out=names, like=like, **fields)
+        codes, scale, zero_point = m.graph.ops[-1].outputs
+        numbers = [
+            m.emit(Cast, value, out=f"{value}~float", like=TensorType("float32", ()))
+            for value in (codes, zero_point)
+        ]
+        return m.emit(Mul, m.emit(Sub, *numbers, out=f"{out}~difference"), scale, out=out)
+
+
+def quantize_per_tensor_dynamic(m: Importer, call: Call) -> None:
+    x, _, reduce_range = arguments(call, "self", "dtype", "reduce_range")
+    if m.result(call).dtype == torch.float16:
+        raise ModelError(
+            "it rounds the inputs of a layer to float16, which nprt does not have; convert_fx makes float16 layers "
+            "with float32 inputs"
+        )
+    dtype = m.type_of(m.result(call)).dtype
+    if dtype not in CODE_DTYPES:
+        raise ModelError(f"it quantizes to {dtype}; expected torch.quint8 or torch.qint8")
+    m.traits.quantized = True
+    (ref,) = call.outputs
+    assert ref is not None
+    m.run_time[ref] = FoundAtRunTime(x, dtype, bool(reduce_range) and m.engine != "qnnpack")
+    m.later(ref, no_fixed_scale)
+
+
+def no_fixed_scale() -> str:
+    raise ModelError("it reads codes whose scale is found at run time; only dequantize can do so")
+
 
 # --- linear -------------------------------------------------------------------------------------------
 
@@ -48,7 +107,7 @@ class Packed:
         return w, "" if self.bias is None else m.graph.constant(self.bias, f"{base}bias")
 
 
-def unpacked(packed: torch.ScriptObject) -> Packed:
+def unpacked(packed: Any) -> Packed:
     """What LinearPackedParamsBase holds, whichever engine packed it."""
     weight, bias = packed.unpack()
     added = None if bias is None else array_of(bias)
@@ -98,8 +157,9 @@ def product(
     w, bias = packed.constants(m, base)
     if packed.quant is None:
         return m.emit(Linear, x, w, bias, out=out)
-    fields = {"numerics": packed.engine, "reduce_range": bool(reduce_range)}
-    return m.emit(DynamicLinear, x, w, bias, out=out, **fields)
+    return m.emit(
+        DynamicLinear, x, w, bias, out=out, numerics=packed.engine, reduce_range=bool(reduce_range)
+    )
 
 
 def conv(m: Importer, call: Call) -> None:
@@ -123,12 +183,13 @@ class Cell:
 
 def cell_of(params: Any) -> Cell:
     """What rnn.CellParamsBase holds."""
-    if not isinstance(params, torch.ScriptObject):
+    if isinstance(params, Ref | Known):
         raise ModelError("weights of recurrent layers in the format before PyTorch 1.6; save anew")
     (kind, _, _, integers, packed), _ = params.__getstate__()
     if kind not in ("quantized_dynamic", "quantized_fp16"):
         raise ModelError(f"recurrent weights of kind {kind!r} are not supported")
-    return Cell(*map(unpacked, packed), reduce_range=bool(integers and integers[0]))
+    w_ih, w_hh = map(unpacked, packed)
+    return Cell(w_ih, w_hh, bool(integers and integers[0]))
 
 
 def quantized_recurrent(cls: type[Lstm] | type[Gru]) -> Translate:
@@ -154,10 +215,14 @@ PACKED_SEQUENCE = (
 )
 
 
+def packed_sequence(m: Importer, call: Call) -> None:
+    raise ModelError(PACKED_SEQUENCE)
+
+
 def sequence(
     m: Importer,
     call: Call,
-    cls: type[Lstm] | type[Gru],
+    cls: type[Lstm] | type[Gru] | str,
     x: Any,
     states: Sequence[Any],
     cells: Sequence[Cell],
@@ -203,7 +268,7 @@ def sequence(
 
 def recurrent(
     m: Importer,
-    cls: type[Lstm] | type[Gru],
+    cls: type[Lstm] | type[Gru] | str,
     x: str,
     states: Sequence[str],
     cell: Cell,
@@ -215,12 +280,40 @@ def recurrent(
     """One layer in one direction: the sequence, and the last states."""
     w_ih, b_ih = cell.input.constants(m, f"{base}ih_")
     w_hh, b_hh = cell.state.constants(m, f"{base}hh_")
+    if isinstance(cls, str):
+        return elman(m, cls, x, states[0], (w_ih, w_hh, b_ih, b_hh), out, reverse=reverse)
     fields: dict[str, Any] = {"reverse": reverse}
     if cell.input.quant is not None:
         fields |= {"numerics": cell.input.engine, "reduce_range": cell.reduce_range}
     names = [out, *(f"{out}~{output}" for output in cls.OUTPUTS[1:])]
     m.emit(cls, x, *states, w_ih, w_hh, b_ih, b_hh, out=names, **fields)
     return m.graph.ops[-1].outputs
+
+
+def elman(
+    m: Importer,
+    activation: str,
+    x: str,
+    state: str,
+    weights: tuple[str, str, str, str],
+    out: str,
+    *,
+    reverse: bool,
+) -> tuple[str, str]:
+    """`recurrent` of a plain layer in float32, step by step: the activation of the sum of both products."""
+    w_ih, w_hh, b_ih, b_hh = weights
+    gates = m.emit(Linear, x, w_ih, b_ih, out=f"{out}~input")
+    length, *rest = m.graph.types[gates].shape
+    order = range(known("the length of the sequence", length))
+    steps = []
+    for t in reversed(order) if reverse else order:
+        product = m.emit(Linear, state, w_hh, b_hh, out=f"{out}~recurrent")
+        total = m.emit(Add, product, plane(m, gates, t, f"{out}~step"), out=f"{out}~sum")
+        state = m.emit(Unary, total, out=f"{out}~{activation}", function=activation)
+        steps.append(m.to_shape(state, (1, *rest), f"{out}~step"))
+    ordered = steps[::-1] if reverse else steps
+    y = ordered[0] if len(ordered) == 1 else m.emit(Concat, *ordered, out=out, axis=0)
+    return y, state
 
 
 def plane(m: Importer, x: str, index: int, out: str) -> str:
@@ -234,7 +327,7 @@ def plane(m: Importer, x: str, index: int, out: str) -> str:
 
 
 def cell(cls: type[Lstm] | type[Gru]) -> Translate:
-    """quantized.quantized_lstm_cell_dynamic and quantized_gru_cell_dynamic: a sequence of one step.
+    """quantized.quantized_lstm_cell_dynamic and quantized_gru_cell_dynamic.
 
     Their arguments b_ih and b_hh have no effect; the biases are those of the packed weights.
     """
@@ -242,16 +335,27 @@ def cell(cls: type[Lstm] | type[Gru]) -> Translate:
     def translate(m: Importer, call: Call) -> None:
         x, states, w_ih, w_hh, *_ = call.args
         m.traits.quantized = True
-        states = states if cls is Lstm else [states]
-        out, value = m.out(call), m.real(x)
-        one = m.to_shape(value, (1, *m.graph.types[value].shape), f"{out}~step")
         weights = Cell(unpacked(w_ih), unpacked(w_hh), reduce_range=True)
-        initial = [m.real(state, "state") for state in states]
-        _, *ends = recurrent(m, cls, one, initial, weights, base_of(call), out)
-        for index, end in enumerate(ends):
-            m.bind(call, end, index)
+        one_step(m, call, cls, x, states if cls is Lstm else [states], weights)
 
     return translate
+
+
+def one_step(
+    m: Importer,
+    call: Call,
+    cls: type[Lstm] | type[Gru],
+    x: Any,
+    states: Sequence[Any],
+    weights: Cell,
+) -> None:
+    """A cell as a sequence of one step; binds the next states."""
+    out, value = m.out(call), m.real(x)
+    one = m.to_shape(value, (1, *m.graph.types[value].shape), f"{out}~step")
+    initial = [m.real(state, "state") for state in states]
+    _, *ends = recurrent(m, cls, one, initial, weights, base_of(call), out)
+    for index, end in enumerate(ends):
+        m.bind(call, end, index)
 
 
 def elman_cell(activation: str) -> Translate:
@@ -281,7 +385,7 @@ def float_layer(m: Importer, call: Call) -> None:
     x, w_ih, w_hh, b_ih, b_hh, h, c, reverse, sizes, mode, _, _, _, _, _, train = call.args
     if mode != MKLDNN_LSTM or sizes or train:
         raise ModelError(PACKED_SEQUENCE if sizes else "only LSTM in eval mode is supported")
-    weights = Cell(float_weights(m, w_ih, b_ih), float_weights(m, w_hh, b_hh))
+    weights = float_cell_of(m, w_ih, w_hh, b_ih, b_hh)
     states = [m.real(state, "state") for state in (h, c)]
     step, *ends = recurrent(
         m, Lstm, m.real(x), states, weights, base_of(call), m.out(call), reverse=bool(reverse)
@@ -294,40 +398,41 @@ def float_layer(m: Importer, call: Call) -> None:
 MKLDNN_LSTM = 2
 
 
-def float_recurrent(cls: type[Lstm] | type[Gru]) -> Translate:
-    """aten.lstm and aten.gru, kept whole."""
+def float_recurrent(cls: type[Lstm] | type[Gru] | str) -> Translate:
+    """aten.lstm and aten.gru, kept whole; aten.rnn_tanh and aten.rnn_relu by the name of their activation."""
 
     def translate(m: Importer, call: Call) -> None:
-        x, states, params, has_biases, layers, dropout, train, bidirectional, batch_first = (
-            arguments(
-                call,
-                "input",
-                "hx",
-                "params",
-                "has_biases",
-                "num_layers",
-                "dropout",
-                "train",
-                "bidirectional",
-                "batch_first",
-            )
-        )
-        if isinstance(params, bool):
+        if isinstance(call.args[3], list | tuple):
             raise ModelError(PACKED_SEQUENCE)
+        x, states, params, has_biases, layers, dropout, train, bidirectional, batch_first = (
+            call.args
+        )
         if dropout and train:
             raise ModelError("dropout in training mode; call eval() on the module")
         each = 4 if has_biases else 2
         if len(params) != each * layers * (2 if bidirectional else 1):
             raise ModelError("an LSTM with projections (proj_size) is not supported")
-        cells = []
-        for start in range(0, len(params), each):
-            w_ih, w_hh, *biases = params[start : start + each]
-            b_ih, b_hh = biases or (None, None)
-            cells.append(Cell(float_weights(m, w_ih, b_ih), float_weights(m, w_hh, b_hh)))
+        cells = [
+            float_cell_of(m, *params[start : start + each]) for start in range(0, len(params), each)
+        ]
         states = states if cls is Lstm else [states]
         sequence(m, call, cls, x, states, cells, layers, bidirectional, batch_first)
 
     return translate
+
+
+def float_cell(cls: type[Lstm] | type[Gru]) -> Translate:
+    """aten.lstm_cell and aten.gru_cell, kept whole: a sequence of one step."""
+
+    def translate(m: Importer, call: Call) -> None:
+        x, states, *params = call.args
+        one_step(m, call, cls, x, states if cls is Lstm else [states], float_cell_of(m, *params))
+
+    return translate
+
+
+def float_cell_of(m: Importer, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None) -> Cell:
+    return Cell(float_weights(m, w_ih, b_ih), float_weights(m, w_hh, b_hh))
 
 
 def float_weights(m: Importer, weight: Any, bias: Any) -> Packed:

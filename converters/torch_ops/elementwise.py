@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,17 @@ from nprt.converters.torch_ops.importer import Importer, arguments
 from nprt.converters.torch_ops.recorder import Call, Known, Ref
 from nprt.errors import ModelError
 from nprt.ir import Op
+from nprt.ops.add import Add
 from nprt.ops.cast import Cast
 from nprt.ops.compare import Compare
+from nprt.ops.div import Div
+from nprt.ops.maximum import Maximum
+from nprt.ops.minimum import Minimum
 from nprt.ops.mul import Mul
 from nprt.ops.power import Power
 from nprt.ops.prelu import Prelu
+from nprt.ops.rules import known
+from nprt.ops.sub import Sub
 from nprt.ops.unary import Unary
 from nprt.ops.where import Where
 
@@ -112,6 +119,40 @@ def compare(relation: str) -> Translate:
     return translate
 
 
+def truth(m: Importer, item: Any, out: str) -> str:
+    """A graph value that is true where an argument is not 0."""
+    x = m.value(item, f"{out}~number")
+    type = m.graph.types[x]
+    if type.dtype == "bool":
+        return x
+    zero = m.constant(np.zeros((), type.numpy), f"{out}~zero")
+    return m.emit(Compare, x, zero, out=f"{out}~truth", relation="not_equal")
+
+
+def logical(kind: str) -> Translate:
+    """Logical and, or, xor; also the bitwise ones, of truth values."""
+
+    def translate(m: Importer, call: Call) -> None:
+        out = m.out(call)
+        if m.type_of(m.result(call)).dtype != "bool":
+            raise ModelError("bitwise operators on integers are not supported")
+        a, b = (truth(m, item, out) for item in call.args[:2])
+        if kind == "xor":
+            return m.bind(call, m.emit(Compare, a, b, out=out, relation="not_equal"))
+        constant = m.constant(np.full((), kind == "or"), f"{out}~constant")
+        chosen = (constant, b) if kind == "or" else (b, constant)
+        like = m.graph.types[constant]
+        return m.bind(call, m.emit(Where, a, *chosen, out=out, like=like))
+
+    return translate
+
+
+def bitwise_not(m: Importer, call: Call) -> None:
+    if m.type_of(m.result(call)).dtype != "bool":
+        raise ModelError("bitwise operators on integers are not supported")
+    logical_not(m, call)
+
+
 def logical_not(m: Importer, call: Call) -> None:
     x = m.value(call.args[0])
     false = m.constant(np.zeros((), m.graph.types[x].numpy), f"{m.out(call)}~false")
@@ -136,9 +177,13 @@ def masked_fill(m: Importer, call: Call) -> None:
 
 def clamp(m: Importer, call: Call) -> None:
     x, low, high = arguments(call, "self", min=None, max=None)
-    if any(isinstance(limit, Ref | Known) for limit in (low, high)):
-        raise ModelError("clamp with tensors as bounds is not supported; use numbers")
-    clip(m, call, x, low, high)
+    if not any(isinstance(limit, Ref | Known) for limit in (low, high)):
+        return clip(m, call, x, low, high)
+    y, *bounds = operands(m, call, x, *(bound for bound in (low, high) if bound is not None))
+    ops = [cls for cls, bound in ((Maximum, low), (Minimum, high)) if bound is not None]
+    for cls, bound in zip(ops, bounds, strict=True):
+        y = m.emit(cls, y, bound, out=m.out(call), like=m.graph.types[y])
+    return m.bind(call, y)
 
 
 def clip(m: Importer, call: Call, x: Any, low: float | None, high: float | None) -> None:
@@ -149,11 +194,11 @@ def clip(m: Importer, call: Call, x: Any, low: float | None, high: float | None)
 
 
 def clamp_min(m: Importer, call: Call) -> None:
-    clip(m, call, call.args[0], call.args[1], None)
+    clamp(m, replace(call, args=(*call.args, None)))
 
 
 def clamp_max(m: Importer, call: Call) -> None:
-    clip(m, call, call.args[0], None, call.args[1])
+    clamp(m, replace(call, args=(call.args[0], None, call.args[1])))
 
 
 def hardtanh(m: Importer, call: Call) -> None:
@@ -174,6 +219,88 @@ def elu(m: Importer, call: Call) -> None:
 def gelu(m: Importer, call: Call) -> None:
     x, approximate = arguments(call, "self", approximate="none")
     apply(m, call, m.real(x), "gelu_tanh" if approximate == "tanh" else "gelu")
+
+
+def scaled(function: str, before: float = 1.0, after: float = 1.0) -> Translate:
+    """`after * function(before * x)`: exponentials and logarithms to another base."""
+
+    def translate(m: Importer, call: Call) -> None:
+        y, out = m.real(call.args[0]), m.out(call)
+        if before != 1:
+            y = m.emit(Mul, y, m.number(before, out), out=f"{out}~before")
+        y = m.emit(Unary, y, out=f"{out}~{function}", function=function)
+        if after != 1:
+            y = m.emit(Mul, y, m.number(after, out), out=out)
+        m.bind(call, y)
+
+    return translate
+
+
+def exp2(m: Importer, call: Call) -> None:
+    y = m.emit(Power, m.number(2.0, m.out(call)), m.real(call.args[0]), out=m.out(call))
+    m.bind(call, y)
+
+
+def logit(m: Importer, call: Call) -> None:
+    """`log(x / (1 - x))`, x kept at a distance eps from 0 and 1 where it is given."""
+    x, eps = arguments(call, "self", eps=None)
+    y, out = m.real(x), m.out(call)
+    if eps is not None:
+        bounds = float(np.float32(eps)), float(np.float32(1 - eps))
+        y = m.emit(Unary, y, out=f"{out}~clip", function="clip", parameters=bounds)
+    rest = m.emit(Sub, m.number(1.0, out), y, out=f"{out}~rest")
+    odds = m.emit(Div, y, rest, out=f"{out}~odds")
+    m.bind(call, m.emit(Unary, odds, out=out, function="log"))
+
+
+def is_nan(m: Importer, call: Call) -> None:
+    x = m.real(call.args[0])
+    m.bind(call, m.emit(Compare, x, x, out=m.out(call), relation="not_equal"))
+
+
+def nan_to_num(m: Importer, call: Call) -> None:
+    x, *values = arguments(call, "self", nan=None, posinf=None, neginf=None)
+    if any(values):
+        raise ModelError("nan_to_num with other numbers than its own is not supported")
+    y, out = m.real(x), m.out(call)
+    y = m.emit(Unary, y, out=f"{out}~number", function="nan_to_zero")
+    apply(m, call, y, "clip", -GREATEST, GREATEST)
+
+
+def fused(cls: type[Op]) -> Translate:
+    """addcmul and addcdiv: `x + value * (a op b)`."""
+
+    def translate(m: Importer, call: Call) -> None:
+        x, a, b, value = arguments(call, "self", "tensor1", "tensor2", value=1)
+        out = m.out(call)
+        y = m.emit(cls, m.real(a), m.real(b), out=f"{out}~product")
+        if value != 1:
+            y = m.emit(Mul, y, m.number(value, out), out=f"{out}~scaled")
+        m.bind(call, m.emit(Add, m.real(x), y, out=out))
+
+    return translate
+
+
+def lerp(m: Importer, call: Call) -> None:
+    """`a + weight * (b - a)`."""
+    a, b, weight = arguments(call, "self", "end", "weight")
+    out = m.out(call)
+    start = m.real(a)
+    way = m.emit(Sub, m.real(b), start, out=f"{out}~way")
+    step = m.emit(Mul, operands(m, call, weight)[0], way, out=f"{out}~step")
+    m.bind(call, m.emit(Add, start, step, out=out))
+
+
+def glu(m: Importer, call: Call) -> None:
+    """The first half along an axis times the sigmoid of the second."""
+    x, axis = arguments(call, "self", dim=-1)
+    value, out = m.real(x), m.out(call)
+    axis %= m.graph.types[value].rank
+    size = known("a halved dimension", m.graph.types[value].shape[axis])
+    a = m.sliced(value, {axis: (0, size // 2, 1)}, f"{out}~value")
+    gate = m.sliced(value, {axis: (size // 2, size, 1)}, f"{out}~half")
+    gate = m.emit(Unary, gate, out=f"{out}~gate", function="sigmoid")
+    m.bind(call, m.emit(Mul, a, gate, out=out))
 
 
 def softplus(m: Importer, call: Call) -> None:

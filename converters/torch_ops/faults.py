@@ -1,4 +1,4 @@
-"""Where the int8 convolutions of torch 2.13 depart from their own formulas: when it happens, and what nprt does then.
+"""Where the int8 convolutions of torch 2.13 depart from their engine's formula: when, and what nprt does then.
 
 Measured on x86-64 with AVX512-VNNI; docs/torch.md lists the same conditions.
 """
@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
+from nprt import rounding
 from nprt.errors import ModelError
 from nprt.ir import Array
 
@@ -67,11 +69,6 @@ def faults(conv: Convolution) -> Iterator[str]:
             "some windows lie in the padding altogether; torch's results for them change from run to run, and nprt's "
             "are those of a zero input"
         )
-    if len(conv.sizes) == 3 and conv.groups > 1 and max(conv.dilation) > 1:
-        yield (
-            "torch computes this grouped and dilated 3D convolution in an order of its own; very few codes may differ "
-            "by one"
-        )
 
 
 def saturation_limit(conv: Convolution) -> int:
@@ -80,16 +77,15 @@ def saturation_limit(conv: Convolution) -> int:
     The kernel multiplies raw codes, adds the products of taps 2 i and 2 i + 1, in row-major order, and saturates the
     sum to int16. Only depthwise convolutions of some shapes take it.
     """
-    kernel, first = conv.kernel, conv.kernel[0]
+    kernel = conv.kernel
     taken = (
         len(kernel) in (2, 3)
         and conv.channels in ((1, 1), (1, 2))
         and conv.groups % 8 == 0
-        and first % 2 == 1
-        and first > 1
-        and set(kernel) == {first}
-        and conv.stride in ((1,) * len(kernel), (2,) * len(kernel))
-        and set(conv.padding) == {first // 2}
+        and all(size % 2 == 1 and size > 1 for size in kernel)
+        and kernel[-1] == kernel[-2]
+        and set(conv.stride) <= {1, 2}
+        and conv.padding == tuple(size // 2 for size in kernel)
         and set(conv.dilation) == {1}
     )
     if not taken:
@@ -121,12 +117,154 @@ def _outside(size: int, kernel: int, stride: int, padding: int, dilation: int) -
     return bool(np.any(np.all((taps < 0) | (taps >= size), axis=1)))
 
 
+def is_general(conv: Convolution) -> bool:
+    """Whether onednn takes its general kernel for a convolution that is not transposed: eq. (61)."""
+    depthwise = conv.groups > 1 and conv.channels == (1, 1)
+    return conv.engine == "onednn" and depthwise and len(conv.sizes) == 3 and max(conv.dilation) > 1
+
+
 # --- transposed convolutions of onednn ----------------------------------------------------------------
 
-
 SCRAMBLED = (
-    "torch's transposed convolution scrambles its weights, as numbers of input and output channels differ; nprt follows"
+    "torch's transposed convolution uses its weights in a wrong order, as it does where input and output channels "
+    "differ in number; nprt follows, so the result is as wrong as torch's"
 )
+
+
+@dataclass(frozen=True)
+class Transposed:
+    """A packed transposed convolution of the engine onednn, which is asked how it computes.
+
+    Attributes:
+        bias: float32, or None.
+        w_scale: of all weights; onednn refuses others.
+    """
+
+    packed: Any
+    conv: Convolution
+    bias: Array | None
+    w_scale: float
+
+    def weights(self) -> Array:
+        """The weights that the kernel uses: its own, or `scrambled`.
+
+        Raises:
+            ModelError: neither.
+        """
+        given, groups = self.conv.weight, self.conv.groups
+        other = scrambled(given, groups)
+        if np.array_equal(other, given):
+            return given
+        rows, _ = self.conv.channels
+        channels = sorted({0, 1, rows // 2, rows - 1, len(given) - 1})
+        seen = self._observed(channels)
+        for weight in (given, other):
+            if np.array_equal(seen, weight[channels]):
+                return weight
+        raise ModelError(
+            "torch's transposed convolution computes with other weights than those it was given, and in no known "
+            "order; quantize with the engine fbgemm"
+        )
+
+    def numerics(self, weight: Array, x_scale: float) -> str | None:
+        """ "onednn" or "onednn-general", as one sample of the recorded size shows; None if it shows neither.
+
+        Args:
+            weight: that of `weights`.
+        """
+        rng = np.random.default_rng(0)
+        conv = self.conv
+        codes = rng.integers(0, 128, (1, len(weight), *conv.sizes)).astype(np.uint8)
+        function = getattr(torch.nn.functional, f"conv_transpose{len(conv.sizes)}d")
+        acc = function(
+            torch.from_numpy(codes.astype(np.float64) - conv.zero_point),
+            torch.from_numpy(weight.astype(np.float64)),
+            None,
+            conv.stride,
+            conv.padding,
+            0,
+            conv.groups,
+            conv.dilation,
+        )
+        acc = np.moveaxis(acc.numpy(), 1, -1)
+        scales = np.float32(x_scale), np.float32(self.w_scale)
+        real = acc.astype(np.float32) * rounding.twice_inverted(scales[0]) * scales[1]
+        real = real if self.bias is None else real + self.bias
+        positive = np.flatnonzero(real > 0)
+        if not positive.size:
+            return "onednn"
+        votes = set()
+        for at in rng.choice(positive, VOTES):
+            where = np.unravel_index(at, real.shape)
+            sample = acc[where], *scales, self.bias if self.bias is None else self.bias[where[-1]]
+            y_scale, answers = telling_scale(sample, float(real[where]), rng)
+            y = np.moveaxis(self._run(codes, x_scale, y_scale, conv.zero_point, 0), 1, -1)
+            votes.add(answers.get(int(y[where])))
+        return votes.pop() if len(votes) == 1 else None
+
+    def _run(
+        self, codes: Array, x_scale: float, y_scale: float, x_zero_point: int, y_zero_point: int
+    ) -> Array:
+        """Codes of the result for codes (batch, channels, *spatial)."""
+        rank = len(self.packed.stride())
+        flat = codes.ndim - 2 < rank  # one-dimensional weights are packed with an axis more
+        x = torch.from_numpy(codes[:, :, None] if flat else codes)
+        x = torch._make_per_tensor_quantized_tensor(x, x_scale, x_zero_point)
+        function = getattr(torch.ops.quantized, f"conv_transpose{rank}d")
+        y: Array = function(x, self.packed, y_scale, y_zero_point).int_repr().numpy()
+        return y[:, :, 0] if flat else y
+
+    def _observed(self, channels: Sequence[int]) -> Array:
+        """Rows of the weights, one for each input channel of `channels`, as the kernel shows them.
+
+        Each sample is 1 in one channel of its middle pixel and 0 elsewhere. The scale of x is so large that the bias
+        does not count, and that of y such that codes of the result are codes of the weights + 128.
+        """
+        conv = self.conv
+        bias = 0.0 if self.bias is None else float(np.abs(self.bias).max(initial=0.0))
+        x_scale = float(2.0 ** np.ceil(np.log2(max(bias, 1e-6) / self.w_scale) + 4))
+        middle = [-(-p // s) for p, s in zip(conv.padding, conv.stride, strict=True)]
+        sizes = [2 * m + 1 for m in middle]
+        codes = np.zeros((len(channels), len(conv.weight), *sizes), np.uint8)
+        for sample, channel in enumerate(channels):
+            codes[(sample, channel, *middle)] = 1
+        y = self._run(codes, x_scale, x_scale * self.w_scale, 0, 128).astype(np.int16) - 128
+        first = [m * s - p for m, s, p in zip(middle, conv.stride, conv.padding, strict=True)]
+        window = [
+            slice(f, f + d * (k - 1) + 1, d)
+            for f, k, d in zip(first, conv.kernel, conv.dilation, strict=True)
+        ]
+        rows, columns = conv.channels
+        found = []
+        for sample, channel in enumerate(channels):
+            outputs = slice(channel // rows * columns, (channel // rows + 1) * columns)
+            found.append(y[(sample, outputs, *window)])
+        return np.stack(found)
+
+
+VOTES = 5
+
+
+def telling_scale(
+    sample: tuple[Any, ...], real: float, rng: np.random.Generator
+) -> tuple[float, dict[int, str]]:
+    """A scale of y, near a tie between codes, for which eq. (33) and eq. (62) give different codes, and which ones.
+
+    Args:
+        sample: a sum, the scales of x and of the weights, and a bias or None, of which `real` is the value.
+    """
+    acc, x_scale, w_scale, bias = sample
+    zero = np.float32(0)
+    while True:
+        near = np.float32(real / (rng.integers(20, 100) + 0.5))
+        scale = near + np.spacing(near) * np.float32(rng.integers(-3, 4))
+        values = (np.asarray(acc), x_scale, w_scale, scale, zero, bias)
+        answers = {
+            int(rounding.requantize_onednn(*values)): "onednn",
+            int(rounding.requantize_onednn_quotient(*values)): "onednn-general",
+        }
+        if len(answers) == 2:
+            return float(scale), answers
 
 
 def scrambled(weight: Array, groups: int) -> Array:
@@ -136,71 +274,6 @@ def scrambled(weight: Array, groups: int) -> Array:
     transpose again as if it were not: the same matrix where it is square or has a single row or column.
     """
     _, columns, *kernel = weight.shape
-    parts = weight.reshape(groups, -1, columns, *kernel)
-    rows = parts.shape[1]
-    read = parts.reshape(groups, columns, rows, *kernel).swapaxes(1, 2)
+    rows = len(weight) // groups
+    read = weight.reshape(groups, columns, rows, *kernel).swapaxes(1, 2)
     return read.reshape(groups, columns, rows, *kernel).swapaxes(1, 2).reshape(weight.shape)
-
-
-def weights_in_use(packed: torch.ScriptObject, conv: Convolution, bias: Array | None) -> Array:
-    """The weights with which a packed transposed convolution computes, as this torch does it: its own, or `scrambled`.
-
-    Raises:
-        ModelError: neither.
-    """
-    other = scrambled(conv.weight, conv.groups)
-    if conv.engine != "onednn" or np.array_equal(other, conv.weight):
-        return conv.weight
-    rows, columns = conv.channels
-    channels = sorted({0, 1, rows - 1, rows // 2, len(conv.weight) - 1, len(conv.weight) - rows})
-    seen = _observed(packed, conv, bias, channels)
-    for weight in (conv.weight, other):
-        if np.array_equal(seen, weight[channels]):
-            return weight
-    raise ModelError(
-        "torch's transposed convolution computes with other weights than those it was given, and in no known order; "
-        "quantize with the engine fbgemm"
-    )
-
-
-def _observed(
-    packed: torch.ScriptObject, conv: Convolution, bias: Array | None, channels: Sequence[int]
-) -> Array:
-    """Rows of the weights, one for each input channel of `channels`, as the kernel shows them.
-
-    Each sample is 1 in one channel of its middle pixel and 0 elsewhere. Scales are such that codes of the result are
-    codes of the weights + 128: that of x is so large that the bias does not count.
-    """
-    weight, _ = packed.unpack()
-    per_channel = weight.qscheme() == torch.per_channel_affine
-    scale = 1.0 if per_channel else weight.q_scale()
-    assert not per_channel, "onednn refuses these when it packs a transposed convolution"
-    largest = 1.0 if bias is None else float(np.abs(bias).max(initial=0.0))
-    x_scale = 2.0 ** np.ceil(np.log2(max(largest, 1e-6) / scale) + 4)
-    middle = [-(-p // s) for p, s in zip(conv.padding, conv.stride, strict=True)]
-    codes = np.zeros((len(channels), len(conv.weight), *(2 * m + 1 for m in middle)), np.uint8)
-    for sample, channel in enumerate(channels):
-        codes[(sample, channel, *middle)] = 1
-    rank = packed_rank(weight)
-    wide = codes.reshape(*codes.shape[:2], *(1,) * (rank - len(middle)), *codes.shape[2:])
-    x = torch._make_per_tensor_quantized_tensor(torch.from_numpy(wide), float(x_scale), 0)
-    run = getattr(torch.ops.quantized, f"conv_transpose{rank}d")
-    y = run(x, packed, float(x_scale) * scale, 128).int_repr().numpy().astype(np.int16) - 128
-    y = y.reshape(*y.shape[:2], *y.shape[2 + rank - len(middle) :])
-    first = [m * s - p for m, s, p in zip(middle, conv.stride, conv.padding, strict=True)]
-    window = tuple(
-        slice(f, f + d * (k - 1) + 1, d)
-        for f, k, d in zip(first, conv.kernel, conv.dilation, strict=True)
-    )
-    rows, columns = conv.channels
-    found = []
-    for sample, channel in enumerate(channels):
-        group = channel // rows
-        outputs = slice(group * columns, (group + 1) * columns)
-        found.append(y[(sample, outputs, *window)])
-    return np.stack(found)
-
-
-def packed_rank(weight: torch.Tensor) -> int:
-    """The spatial axes of weights as they are packed; one-dimensional ones have two."""
-    return weight.ndim - 2

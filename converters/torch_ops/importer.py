@@ -7,7 +7,7 @@ between `dequantize` and `quantize`, with the engine's numerics in its op, for t
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -64,13 +64,16 @@ class Importer(Builder):
         self.recording = recording
         self.engine = engine
         self.integer = integer
-        self.traits = Traits()
+        self.traits = Traits(quantized=any(v.scale is not None for v in recording.values))
         self.values: dict[Ref, str] = {}
+        self.run_time: dict[Ref, Any] = {}  # what has a scale that is found at run time
+        self._later: dict[Ref, Callable[[], str]] = {}
         self._real: dict[str, str] = {}
         self._constants: dict[int, str] = {}
         self._keep: list[Any] = []
         self._blocked: set[Ref] = set()
         self.notes: list[str] = []
+        self._noted: dict[str, list[str]] = {}
         for name, ref in recording.inputs.items():
             value = recording.values[ref.index]
             self.graph.input(name, self.type_of(value))
@@ -105,6 +108,11 @@ class Importer(Builder):
             return tuple(shape)
         return ()
 
+    def dtype(self, item: Ref | Known) -> torch.dtype:
+        return (
+            self.recording.values[item.index].dtype if isinstance(item, Ref) else item.tensor.dtype
+        )
+
     def is_quantized(self, item: Any) -> bool:
         return isinstance(item, Ref) and self.recording.values[item.index].scale is not None
 
@@ -115,27 +123,45 @@ class Importer(Builder):
         if item is None:
             return ""
         if isinstance(item, Ref):
+            if item not in self.values and item in self._later:
+                self.values[item] = self._later[item]()
             return self.values[item]
         if isinstance(item, Known):
             key = id(item.tensor)
             if key not in self._constants:
                 self._keep.append(item)
                 base = item.name or name or "constant"
-                constant = self._constant_of(item.tensor, base)
+                constant = self._constant_of(item, base)
                 if item.repeats is not None:
-                    type = self.graph.types[constant].with_shape(self.shape(item))
-                    constant = self.emit(Expand, constant, out=f"{base}~batch", like=type)
+                    like = self.graph.types[constant].with_shape(self.shape(item))
+                    constant = self.emit(Expand, constant, out=f"{base}~batch", like=like)
                 self._constants[key] = constant
             return self._constants[key]
         if isinstance(item, bool | int | float):
             return self.constant(np.asarray(item, np.float32), name or "constant")
         raise ModelError(f"an argument is {type(item).__name__}; expected a tensor or a number")
 
-    def _constant_of(self, tensor: torch.Tensor, base: str) -> str:
-        if not tensor.is_quantized:
-            return self.constant(array_of(tensor), base)
-        codes, quant = quantized_array(tensor)
+    def _constant_of(self, item: Known, base: str) -> str:
+        if item.codes is not None:
+            kept = item.codes
+            codes = array_of(kept.tensor)
+            scale, zero_point = array_of(kept.scale), array_of(kept.zero_point)
+            quant = QuantParams.of(scale, zero_point, kept.axis)
+        elif item.tensor.is_quantized:
+            codes, quant = quantized_array(item.tensor)
+        else:
+            return self.constant(array_of(item.tensor), base)
         return self.emit(Dequantize, self.graph.constant(codes, base, quant), out=f"{base}~real")
+
+    def is_constant(self, value: str) -> bool:
+        """Whether a graph value is a constant, or constant codes dequantized."""
+        return value in self.graph.constants or bool(self.constant_codes(value))
+
+    def constant_codes(self, value: str) -> str:
+        """The constant codes that a graph value dequantizes; "" if it does not."""
+        made = self.graph.producers().get(value)
+        found = isinstance(made, Dequantize) and made.inputs[0] in self.graph.constants
+        return made.inputs[0] if made is not None and found else ""
 
     def real(self, item: Any, name: str = "") -> str:
         """The float32 graph value of an argument; dequantized where it is codes."""
@@ -180,9 +206,23 @@ class Importer(Builder):
             raise ShapeError(f"it was recorded as {expected}, but is built as {found}")
         self.values[ref] = value
 
+    def require_bound(self, call: Call, needed: set[Ref]) -> None:
+        """Raises ModelError for a result of a call that is needed and has no value."""
+        for index, ref in enumerate(call.outputs):
+            if ref in needed and not any(
+                ref in known for known in (self.values, self.run_time, self._later, self._blocked)
+            ):
+                raise ModelError(f"its result number {index} is not supported")
+
+    def later(self, ref: Ref, make: Callable[[], str]) -> None:
+        """`make` gives the graph value of `ref`, if anything reads it as one."""
+        self._later[ref] = make
+
     def out(self, call: Call) -> str:
         """A name for what a call makes: its module's, or its module's and its own."""
-        place, short = call.place, call.op.rpartition(".")[2].strip("_")
+        place = call.place
+        short = place.node or call.op.rpartition(".")[2].strip("_")
+        short = {"unsafe_view": "view", "reshape_alias": "view"}.get(short, short)
         base = place.module if place.leaf else ".".join(filter(None, (place.module, short)))
         return (base or short).replace(DERIVED, "_")
 
@@ -250,15 +290,21 @@ class Importer(Builder):
 
     def add_engine(self, a: Any, b: Any) -> str:
         """qnnpack adds uint8 tensors of one shape in fixed point; everything else is one kernel."""
-        signed = self.recording.values[a.index].dtype == torch.qint8
+        signed = self.dtype(a) == torch.qint8
         alike = self.shape(a) == self.shape(b)
         return "qnnpack" if self.engine == "qnnpack" and alike and not signed else "fbgemm"
 
     def note(self, call: Call, what: str) -> None:
-        """Something that a user should know of a call; kept in the model."""
-        text = f"{self.out(call)}: {what}"
-        if text not in self.notes:
-            self.notes.append(text)
+        """Something that a user should know of a call; the model has one note for all calls of which it is true."""
+        names = self._noted.setdefault(what, [])
+        before, name = noted(names, what), self.out(call)
+        if name in names:
+            return
+        names.append(name)
+        if before in self.notes:
+            self.notes[self.notes.index(before)] = noted(names, what)
+        else:
+            self.notes.append(noted(names, what))
 
     # --- problems -------------------------------------------------------------------------------------
 
@@ -281,6 +327,14 @@ class Importer(Builder):
             return isinstance(item, Ref) and item in self._blocked
 
         return reads(call.args) or reads(tuple(call.kwargs.values()))
+
+
+def noted(names: Sequence[str], what: str) -> str:
+    """A note on some layers: "conv1: ...", or "3 layers (conv1, conv2, conv3): ..."."""
+    if len(names) < 2:
+        return f"{''.join(names)}: {what}"
+    shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+    return f"{len(names)} layers ({shown}): {what}"
 
 
 # --- tensors as arrays --------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from nprt.converters.torch_ops.recorder import Call, Known
 from nprt.errors import ModelError
 from nprt.ops.add import Add
 from nprt.ops.argmax import Argmax
+from nprt.ops.dynamic_linear import DynamicLinear
+from nprt.ops.gather import Gather
 from nprt.ops.linear import Linear
 from nprt.ops.matmul import Matmul
 from nprt.ops.mul import Mul
@@ -43,7 +46,7 @@ def conv(m: Importer, call: Call) -> None:
     x, w, bias, stride, padding, dilation, transposed, extra, groups = call.args[:9]
     rank = len(m.shape(x)) - 2
     fields = geometry(rank, stride, padding, dilation)
-    values = (m.real(x), m.real(w, "weight"), m.real(bias, "bias"))
+    values = (m.real(x), m.real(w, parameter(call, "weight")), m.real(bias, "bias"))
     if transposed:
         fields["output_padding"] = spatial(extra, rank)
         y = transposed_convolution(m, *values, out=m.out(call), groups=groups, **fields)
@@ -56,9 +59,19 @@ def linear(m: Importer, call: Call) -> None:
     x, w, bias = arguments(call, "input", "weight", bias=None)
     if len(m.shape(x)) < 1 or not isinstance(w, Known):
         raise ModelError("linear needs constant weights")
-    m.bind(
-        call, m.emit(Linear, m.real(x), m.real(w, "weight"), m.real(bias, "bias"), out=m.out(call))
-    )
+    weight, added = m.real(w, parameter(call, "weight")), m.real(bias, "bias")
+    chosen = m.run_time.get(x)
+    if chosen is not None and chosen.plain and w.codes is not None:
+        source, codes = m.real(chosen.source), m.constant_codes(weight)
+        y = m.emit(DynamicLinear, source, codes, added, out=m.out(call), **chosen.fields())
+    else:
+        y = m.emit(Linear, m.real(x), weight, added, out=m.out(call))
+    m.bind(call, y)
+
+
+def parameter(call: Call, name: str) -> str:
+    """A name for a parameter that has none of its own."""
+    return ".".join(filter(None, (call.place.module, name)))
 
 
 def matmul(m: Importer, call: Call) -> None:
@@ -68,12 +81,17 @@ def matmul(m: Importer, call: Call) -> None:
 
 def product(m: Importer, a: str, b: str, out: str) -> str:
     """A matrix product; with a constant matrix on the right, a linear layer."""
-    if b in m.graph.constants and m.graph.types[b].rank == 2 and m.graph.types[a].rank >= 2:
+    if m.is_constant(b) and m.graph.types[b].rank == 2 and m.graph.types[a].rank >= 2:
         return m.emit(Linear, a, m.rearranged(b, (1, 0)), out=out)
-    if m.graph.types[a].rank < 2 or m.graph.types[b].rank < 2:
-        raise ModelError(
-            "a matrix product with a vector is not supported; give it a second dimension"
-        )
+    if m.graph.types[b].rank == 1:
+        column = m.to_shape(b, (m.graph.types[b].shape[0], 1), f"{out}~column")
+        y = product(m, a, column, f"{out}~column")
+        return m.to_shape(y, m.graph.types[y].shape[:-1], out)
+    if m.graph.types[a].rank == 1:
+        row = m.to_shape(a, (1, m.graph.types[a].shape[0]), f"{out}~row")
+        y = product(m, row, b, f"{out}~row")
+        shape = m.graph.types[y].shape
+        return m.to_shape(y, (*shape[:-2], shape[-1]), out)
     return m.emit(Matmul, a, b, out=out)
 
 
@@ -105,10 +123,10 @@ def batch_norm(m: Importer, call: Call) -> None:
         x, weight, bias, mean, var, training, _, epsilon = call.args[:8]
     if training or mean is None:
         return instance_norm(m, call, x, weight, bias, epsilon)
-    statistics = [m.array(item, "a running statistic of batch norm") for item in (mean, var)]
-    scale = np.ones_like(statistics[0]) if weight is None else m.array(weight, "weight")
-    offset = np.zeros_like(statistics[0]) if bias is None else m.array(bias, "bias")
-    factors = batch_norm_factors(scale, offset, *statistics, epsilon)
+    mean, var = (m.array(item, "a running statistic of batch norm") for item in (mean, var))
+    scale = np.ones_like(mean) if weight is None else m.array(weight, "weight")
+    offset = np.zeros_like(mean) if bias is None else m.array(bias, "bias")
+    factors = batch_norm_factors(scale, offset, mean, var, epsilon)
     value = m.real(x)
     return m.bind(call, scaled_and_shifted(m, value, *factors, 1, m.out(call)))
 
@@ -186,6 +204,21 @@ def argmax(m: Importer, call: Call) -> None:
     m.bind(call, m.emit(Argmax, value, out=m.out(call), axis=axis, keepdims=keepdims))
 
 
+def flash_attention(m: Importer, call: Call) -> None:
+    """What scaled_dot_product_attention becomes in an exported program; its other results are for training."""
+    named = dict(zip(("dropout_p", "is_causal"), call.args[3:], strict=False)) | dict(call.kwargs)
+    attention(m, replace(call, args=call.args[:3], kwargs=named))
+
+
+def repeated(m: Importer, x: str, heads: int, out: str) -> str:
+    """Keys or values with each head so often that there are `heads`."""
+    type = m.graph.types[x]
+    axis = type.rank - 3
+    count = known("heads of keys", type.shape[axis])
+    index = m.constant(np.repeat(np.arange(count), heads // count), f"{out}~heads")
+    return m.emit(Gather, x, index, out=f"{out}~repeated", like=type, axis=axis)
+
+
 def attention(m: Importer, call: Call) -> None:
     """softmax(q @ k.T * scale + mask) @ v."""
     q, k, v, mask, dropout, causal, scale, grouped = arguments(
@@ -199,10 +232,13 @@ def attention(m: Importer, call: Call) -> None:
         scale=None,
         enable_gqa=False,
     )
-    if dropout or grouped:
-        raise ModelError("attention with dropout or grouped queries is not supported")
+    if dropout:
+        raise ModelError("attention with dropout is not supported; call eval() on the module")
     out = m.out(call)
     query, key, value = m.real(q), m.real(k), m.real(v)
+    if grouped:
+        heads = known("heads", m.graph.types[query].shape[-3])
+        key, value = (repeated(m, part, heads, out) for part in (key, value))
     rank = m.graph.types[key].rank
     width = known("the width of a head", m.graph.types[query].shape[-1])
     swap = (*range(rank - 2), rank - 1, rank - 2)

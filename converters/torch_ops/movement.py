@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,6 @@ from nprt.ops.dequantize import Dequantize
 from nprt.ops.expand import Expand
 from nprt.ops.gather import Gather
 from nprt.ops.pad import Pad
-from nprt.ops.quantize import Quantize
 from nprt.ops.rules import known
 from nprt.ops.transpose import Transpose
 
@@ -120,34 +120,13 @@ def unbind(m: Importer, call: Call) -> None:
 
 
 def cat(m: Importer, call: Call) -> None:
-    """Parts of size 0 are left out. Quantized parts whose scales differ go through the scale of the result."""
+    """Parts of size 0 are left out."""
     parts, axis = arguments(call, "tensors", dim=0)
     parts = [part for part in parts if m.shape(part) != (0,)]
     axis %= len(m.result(call).shape)
-    if not m.is_quantized(call.outputs[0]):
-        values = [m.real(part) for part in parts]
-        like = m.graph.types[values[0]]
-        return m.bind(call, m.emit(Concat, *values, out=m.out(call), like=like, axis=axis))
-    return join(m, call, parts, axis)
-
-
-def join(m: Importer, call: Call, parts: list[Any], axis: int, *, relu: bool = False) -> None:
-    """Quantized parts joined: each is dequantized and quantized to the result's scale, unless it has that already."""
-    out = m.type_of(m.result(call))
-    codes = []
-    for part in parts:
-        value = m.value(part)
-        if m.graph.types[value].quant != out.quant:
-            value = m.emit(
-                Quantize,
-                m.real(part),
-                out=f"{m.out(call)}~part",
-                like=out.with_shape(()),
-                numerics="torch",
-            )
-        codes.append(value)
-    y = m.emit(Concat, *codes, out=m.out(call), like=out, axis=axis)
-    m.bind(call, y)
+    values = [m.real(part) for part in parts]
+    like = m.graph.types[values[0]]
+    m.bind(call, m.emit(Concat, *values, out=m.out(call), like=like, axis=axis))
 
 
 def stack(m: Importer, call: Call) -> None:
@@ -157,8 +136,6 @@ def stack(m: Importer, call: Call) -> None:
     one = (*shape[:axis], 1, *shape[axis + 1 :])
     values = [reshaped(m, m.value(part), one, f"{m.out(call)}~part") for part in parts]
     like = m.graph.types[values[0]]
-    if any(m.graph.types[value].quant != like.quant for value in values):
-        raise ModelError("stacking tensors of different scales is not supported")
     m.bind(call, m.emit(Concat, *values, out=m.out(call), like=like, axis=axis))
 
 
@@ -173,7 +150,7 @@ def pad(m: Importer, call: Call) -> None:
     if not mode:
         mode = "reflect" if "reflection" in call.op else "edge"
     if any(min(pair) < 0 for pair in pairs):
-        ranges = {
+        ranges: dict[int, tuple[int, int | None, int]] = {
             axis: (
                 max(0, -before),
                 known("a cut dimension", m.graph.types[name].shape[axis]) - max(0, -after),
@@ -262,6 +239,50 @@ def pixel_shuffle(m: Importer, call: Call) -> None:
     m.bind(call, reshaped(m, y, m.result(call).shape, m.out(call)))
 
 
+def pixel_unshuffle(m: Importer, call: Call) -> None:
+    x, factor = m.value(call.args[0]), call.args[1]
+    n, c, h, w = m.graph.types[x].shape
+    c, h, w = (known("a shuffled dimension", dim) for dim in (c, h, w))
+    split = (n, c, h // factor, factor, w // factor, factor)
+    y = reshaped(m, x, split, f"{m.out(call)}~split")
+    y = m.emit(Transpose, y, out=f"{m.out(call)}~order", perm=(0, 1, 3, 5, 2, 4))
+    m.bind(call, reshaped(m, y, m.result(call).shape, m.out(call)))
+
+
+def windows(m: Importer, call: Call) -> None:
+    """Tensor.unfold: windows along an axis, their elements along a new last one."""
+    x, axis, size, step = call.args
+    value, out = m.value(x), m.out(call)
+    axis %= m.graph.types[value].rank
+    count = known("a dimension cut into windows", m.result(call).shape[axis])
+    indices = np.arange(count)[:, np.newaxis] * step + np.arange(size)
+    index = m.constant(indices.astype(np.int64), f"{out}~index")
+    y = m.emit(Gather, value, index, out=f"{out}~windows", like=m.graph.types[value], axis=axis)
+    rank = m.graph.types[y].rank
+    order = (*(i for i in range(rank) if i != axis + 1), axis + 1)
+    m.bind(call, m.emit(Transpose, y, out=out, perm=order))
+
+
+def columns(m: Importer, call: Call) -> None:
+    """im2col, F.unfold: each window as a column of (channels, kernel)."""
+    x, kernel, dilation, padding, stride = call.args
+    value, out = m.value(x), m.out(call)
+    pads = [(0, 0), (0, 0), *((pad, pad) for pad in padding)]
+    like = m.graph.types[value]
+    if any(padding):
+        value = m.emit(Pad, value, out=f"{out}~padded", like=like, padding=tuple(pads), value=0.0)
+    for axis, spatial in ((2, 0), (4, 1)):
+        size = known("a dimension cut into windows", m.graph.types[value].shape[axis])
+        reach = (kernel[spatial] - 1) * dilation[spatial]
+        starts = np.arange(0, size - reach, stride[spatial])
+        indices = np.arange(kernel[spatial])[:, np.newaxis] * dilation[spatial] + starts
+        index = m.constant(indices.astype(np.int64), f"{out}~index")
+        like = m.graph.types[value]
+        value = m.emit(Gather, value, index, out=f"{out}~windows", like=like, axis=axis)
+    y = m.emit(Transpose, value, out=f"{out}~order", perm=(0, 1, 2, 4, 3, 5))
+    m.bind(call, reshaped(m, y, m.result(call).shape, out))
+
+
 def channel_shuffle(m: Importer, call: Call) -> None:
     x, groups = m.value(call.args[0]), call.args[1]
     n, c, *rest = m.graph.types[x].shape
@@ -288,15 +309,35 @@ def gathered(m: Importer, call: Call, x: str, axis: int, index: str) -> str:
 
 
 def index(m: Importer, call: Call) -> None:
-    """x[..., indices, ...] with one index tensor."""
+    """x[..., indices, ...] with one index tensor, or with known ones for axes side by side."""
     x, indices = call.args
     given = [(axis, item) for axis, item in enumerate(indices) if item is not None]
     if len(given) != 1:
-        raise ModelError("indexing with several index tensors is not supported")
+        return indexed_together(m, call, x, given)
     axis, item = given[0]
     if isinstance(item, Ref) and m.recording.values[item.index].dtype == torch.bool:
         raise ModelError("indexing with a mask that depends on the inputs is not supported")
     m.bind(call, gathered(m, call, m.value(x), axis, m.value(item)))
+
+
+def indexed_together(m: Importer, call: Call, x: Any, given: list[tuple[int, Any]]) -> None:
+    """Several index tensors: their axes as one, and one index into it."""
+    axes = [axis for axis, _ in given]
+    if axes != list(range(axes[0], axes[0] + len(axes))):
+        raise ModelError(
+            "indexing with tensors for axes that are not side by side is not supported"
+        )
+    value, out = m.value(x), m.out(call)
+    shape = m.graph.types[value].shape
+    sizes = [known("an indexed dimension", shape[axis]) for axis in axes]
+    arrays = [m.array(item, "an index") for _, item in given]
+    if any(array.dtype == np.bool_ for array in arrays):
+        raise ModelError("indexing with several masks is not supported")
+    wrapped = [np.where(a < 0, a + size, a) for a, size in zip(arrays, sizes, strict=True)]
+    flat = np.ravel_multi_index(np.broadcast_arrays(*wrapped), sizes).astype(np.int64)
+    merged = (*shape[: axes[0]], math.prod(sizes), *shape[axes[-1] + 1 :])
+    y = reshaped(m, value, merged, f"{out}~merged")
+    m.bind(call, gathered(m, call, y, axes[0], m.constant(flat, f"{out}~index")))
 
 
 def roll(m: Importer, call: Call) -> None:

@@ -1,4 +1,4 @@
-"""Operators on quantized tensors: PyTorch's int8 kernels, by engine, and the quantize and dequantize of PT2E graphs."""
+"""Operators on quantized tensors: PyTorch's int8 kernels, by engine."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ from nprt import rounding
 from nprt.converters.building.layers import convolution, transposed_convolution
 from nprt.converters.torch_ops import faults
 from nprt.converters.torch_ops.elementwise import Translate
-from nprt.converters.torch_ops.importer import Importer, arguments, array_of, quantized_array
+from nprt.converters.torch_ops.importer import (
+    Importer,
+    array_of,
+    packed_engine,
+    quantized_array,
+)
 from nprt.converters.torch_ops.layers import geometry
-from nprt.converters.torch_ops.movement import identity, join
-from nprt.converters.torch_ops.recorder import Call, Known, Ref, one_line
+from nprt.converters.torch_ops.movement import identity
+from nprt.converters.torch_ops.recorder import Call, one_line
 from nprt.errors import ModelError
-from nprt.ir import Array, Op, QuantParams, TensorType
-from nprt.ops.add import Add
+from nprt.ir import Array, QuantParams
 from nprt.ops.dequantize import Dequantize
 from nprt.ops.linear import Linear
 from nprt.ops.lookup import Lookup
-from nprt.ops.quantize import Quantize
 from nprt.ops.rules import known
 from nprt.ops.unary import Unary
 
@@ -33,118 +36,16 @@ def quantize_per_tensor(m: Importer, call: Call) -> None:
 
 
 def dequantize(m: Importer, call: Call) -> None:
+    ref = call.args[0]
+    chosen = m.run_time.get(ref)
+    if chosen is not None:
+        (result,) = call.outputs
+        assert result is not None
+        m.run_time[result] = chosen
+        return m.later(result, lambda: chosen.real(m, m.out(call)))
     if not m.is_quantized(call.args[0]):
         return identity(m, call)
     return m.bind(call, m.real(call.args[0]))
-
-
-def decomposed_quantize(m: Importer, call: Call) -> None:
-    """PT2E: `clip(rint(x * (1 / scale)) + zero_point, quant_min, quant_max)`."""
-    x, scale, zero_point, low, high, _ = arguments(
-        call, "input", "scale", "zero_point", "quant_min", "quant_max", "dtype"
-    )
-    m.traits.quantized = True
-    quant = QuantParams.of(number(m, scale, "scale"), int(number(m, zero_point, "zero point")))
-    like = m.type_of(m.result(call)).with_shape(())
-    like = TensorType(like.dtype, (), quant)
-    out = m.out(call)
-    y = m.emit(Quantize, m.real(x), out=out, like=like, numerics="pt2e")
-    if (low, high) != like.code_range:
-        y = clamped(m, y, low, high, out)
-    m.bind(call, y)
-
-
-def decomposed_dequantize(m: Importer, call: Call) -> None:
-    """PT2E: `scale * (code - zero_point)`, of what its quantize gave or of constant weights."""
-    x, scale, zero_point = call.args[:3]
-    quant = QuantParams.of(number(m, scale, "scale"), int(number(m, zero_point, "zero point")))
-    dequantize_as(m, call, x, quant)
-
-
-def decomposed_dequantize_per_channel(m: Importer, call: Call) -> None:
-    x, scales, zero_points, axis = call.args[:4]
-    arrays = m.array(scales, "scales"), m.array(zero_points, "zero points")
-    dequantize_as(m, call, x, QuantParams.of(*arrays, axis))
-
-
-def dequantize_as(m: Importer, call: Call, x: Any, quant: QuantParams) -> None:
-    """dequantize, with the parameters that only the reader of the codes knows."""
-    m.traits.quantized = True
-    codes = m.with_quant(x, quant)
-    m.bind(call, m.emit(Dequantize, codes, out=m.out(call)))
-
-
-def number(m: Importer, item: Any, what: str) -> float:
-    return float(m.array(item, what).reshape(())) if isinstance(item, Known | Ref) else float(item)
-
-
-def clamped(m: Importer, codes: str, low: int, high: int, out: str) -> str:
-    """Codes kept between two codes, by a table."""
-    type = m.graph.types[codes]
-    least, greatest = type.code_range
-    table = np.clip(np.arange(least, greatest + 1), low, high).astype(type.numpy)
-    return m.emit(
-        Lookup,
-        codes,
-        m.constant(table, f"{out}~limits"),
-        out=f"{out}~limited",
-        like=type,
-        function="clip",
-    )
-
-
-# --- functions of one code ----------------------------------------------------------------------------
-
-
-def table(m: Importer, call: Call) -> None:
-    """Any operator on each code by itself: torch itself computes all 256 entries."""
-    ref = call.args[0]
-    value, result = m.recording.values[ref.index], m.result(call)
-    x = m.value(ref)
-    entries = evaluate(call, value, 256)
-    one_by_one = torch.cat([evaluate(call, value, 256, at) for at in range(256)])
-    if not torch.equal(entries.int_repr(), one_by_one.int_repr()):
-        codes = torch.nonzero(entries.int_repr() != one_by_one.int_repr()).reshape(-1).tolist()
-        m.note(call, f"torch rounds the codes {codes} otherwise in the last elements of a tensor")
-    array, quant = quantized_array(entries)
-    like = TensorType(array.dtype.name, (), quant)
-    name = m.graph.constant(array, f"{m.out(call)}~table")
-    function = call.op.rpartition(".")[2].strip("_")
-    y = m.emit(Lookup, x, name, out=m.out(call), like=like, function=function)
-    assert result.scale is not None
-    m.bind(call, y)
-
-
-def evaluate(call: Call, value: Any, count: int, at: int | None = None) -> torch.Tensor:
-    """The operator of `call` on every code, in order; or on one alone."""
-    signed = value.dtype == torch.qint8
-    codes = (
-        torch.arange(-128, 128, dtype=torch.int8)
-        if signed
-        else torch.arange(256, dtype=torch.uint8)
-    )
-    if at is not None:
-        codes = codes[at : at + 1]
-    x = torch._make_per_tensor_quantized_tensor(codes, value.scale, value.zero_point)
-    namespace, name = call.op.split(".", 1)
-    function = getattr(getattr(getattr(torch.ops, namespace), name), call.overload)
-    rest = [item.tensor if isinstance(item, Known) else item for item in call.args[1:]]
-    keywords = {
-        k: item.tensor if isinstance(item, Known) else item for k, item in call.kwargs.items()
-    }
-    result: torch.Tensor = function(x, *rest, **keywords)
-    return result
-
-
-def on_codes(otherwise: Translate) -> Translate:
-    """A table where the first argument is quantized; `otherwise` in float32."""
-
-    def translate(m: Importer, call: Call) -> None:
-        if m.is_quantized(call.args[0]):
-            return table(m, call)
-        return otherwise(m, call)
-
-    return translate
 
 
 # --- layers -------------------------------------------------------------------------------------------
@@ -249,18 +150,41 @@ def conv(rank: int, activation: str = "") -> Translate:
         )
         for text in faults.faults(seen):
             m.note(call, text)
-        codes = seen.weight
+        codes, numerics = seen.weight, engine
         if transposed:
-            codes = faults.weights_in_use(packed, seen, bias)
             fields["output_padding"] = tuple(packed.output_padding())[-rank:]
-        if codes is not seen.weight:
-            m.note(call, faults.SCRAMBLED)
-        fields |= {"numerics": m.numerics(engine), "groups": groups, "out": f"{m.out(call)}~sum"}
+            codes, numerics = as_transposed(m, call, packed, seen, bias, weight)
+        elif faults.is_general(seen):
+            numerics = "onednn-general"
+        fields |= {"numerics": m.numerics(numerics), "groups": groups, "out": f"{m.out(call)}~sum"}
         build = transposed_convolution if transposed else convolution
         y = build(m, *operands(m, call, engine, weight, codes, bias), **fields)
         activated(m, call, y, activation)
 
     return translate
+
+
+def as_transposed(
+    m: Importer,
+    call: Call,
+    packed: Any,
+    seen: faults.Convolution,
+    bias: Array | None,
+    weight: torch.Tensor,
+) -> tuple[Array, str]:
+    """Weights and numerics of a transposed convolution, which onednn has to be asked for."""
+    if packed_engine(packed) != "onednn":
+        return seen.weight, seen.engine
+    kernel = faults.Transposed(packed, seen, bias, weight.q_scale())
+    codes = kernel.weights()
+    if codes is not seen.weight:
+        m.note(call, faults.SCRAMBLED)
+    x_scale = m.recording.values[call.args[0].index].scale
+    assert x_scale is not None
+    numerics = kernel.numerics(codes, x_scale)
+    if numerics is None:
+        m.note(call, "onednn rounds this layer in an order of its own; few codes may differ by one")
+    return codes, numerics or "onednn"
 
 
 def greatest_code(m: Importer, codes: str) -> int:
@@ -275,33 +199,19 @@ def linear(activation: str = "") -> Translate:
     def translate(m: Importer, call: Call) -> None:
         packed: Any = call.args[1]
         weight, bias = unpacked(packed, 0)
-        engine = m.layer_engine(packed)
+        engine = numerics = m.layer_engine(packed)
+        if engine == "onednn" and m.recording.values[call.args[0].index].dtype == torch.qint8:
+            numerics = "onednn-general"
         codes = array_of(weight.int_repr())
         values = operands(m, call, engine, weight, codes, bias)
-        y = m.emit(Linear, *values, out=f"{m.out(call)}~sum", numerics=m.numerics(engine))
+        y = m.emit(Linear, *values, out=f"{m.out(call)}~sum", numerics=m.numerics(numerics))
         activated(m, call, y, activation)
 
     return translate
 
 
-# --- elementwise --------------------------------------------------------------------------------------
-
-
-def binary(cls: type[Op], activation: str = "") -> Translate:
-    def translate(m: Importer, call: Call) -> None:
-        a, b = call.args[:2]
-        if not isinstance(b, Ref | Known):
-            return table(m, call)
-        numerics = m.numerics(m.add_engine(a, b) if cls is Add else "fbgemm")
-        y = m.emit(cls, m.real(a), m.real(b), out=f"{m.out(call)}~real", numerics=numerics)
-        return activated(m, call, y, activation)
-
-    return translate
-
-
-def cat(relu: bool) -> Translate:
-    def translate(m: Importer, call: Call) -> None:
-        parts, axis, *_ = call.args
-        join(m, call, parts, axis % len(m.result(call).shape), relu=relu)
-
-    return translate
+def fused_by_onednn(m: Importer, call: Call) -> None:
+    """What only FX with the backend config of onednn makes of a model."""
+    raise ModelError(
+        "this fusion of the onednn backend config is not supported; prepare and convert with the default backend_config"
+    )

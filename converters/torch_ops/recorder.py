@@ -20,6 +20,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from nprt.converters.torch_ops.unmerged import REPLACED
+from nprt.errors import ModelError
 from nprt.ir import Dim
 
 BATCH = "N"
@@ -36,18 +38,45 @@ READS_DATA = (
     "aten.masked_select",
 )
 
+# Methods that hand a tensor's numbers to Python behind the dispatcher's back.
+READS_NUMBERS = (torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.__array__)
+
+# Operators whose results are drawn at random.
+RANDOM = (
+    "aten.bernoulli",
+    "aten.exponential",
+    "aten.multinomial",
+    "aten.normal",
+    "aten.poisson",
+    "aten.rand",
+    "aten.rand_like",
+    "aten.randint",
+    "aten.randint_like",
+    "aten.randn",
+    "aten.randn_like",
+    "aten.random",
+    "aten.randperm",
+    "aten.uniform",
+)
+
+# The base classes of observers and fake quantizers, of torch and of torchao.
+OBSERVERS = {"ObserverBase", "FakeQuantizeBase", "AffineQuantizedObserverBase"}
+
+CHANGED = (
+    "it reads a tensor that was changed through a view of it, by {}; "
+    "make a new tensor with torch.cat or torch.where"
+)
+
 # Composite operators that are kept whole: their parts merge the batch with other dimensions, or repeat for each step.
 WHOLE: dict[Any, str] = {
     torch._C._nn.linear: "aten.linear",
     torch.ops.aten.linear.default: "aten.linear",
+    torch.max_pool1d: "aten.max_pool1d",
+    torch.ops.aten.max_pool1d.default: "aten.max_pool1d",
     torch.matmul: "aten.matmul",
     torch.Tensor.matmul: "aten.matmul",
     torch.Tensor.__matmul__: "aten.matmul",
     torch.ops.aten.matmul.default: "aten.matmul",
-    torch._C._VariableFunctions.lstm: "aten.lstm",
-    torch.ops.aten.lstm.input: "aten.lstm",
-    torch._C._VariableFunctions.gru: "aten.gru",
-    torch.ops.aten.gru.input: "aten.gru",
     torch._C._nn.scaled_dot_product_attention: "aten.scaled_dot_product_attention",
     torch.ops.aten.scaled_dot_product_attention.default: "aten.scaled_dot_product_attention",
 }
@@ -61,6 +90,12 @@ DEQUANTIZE = (
 
 # Operators that permute the axes of known float32, or copy it, and of its codes as well.
 PERMUTES = ("aten.t", "aten.transpose", "aten.permute", "aten.detach", "aten.alias", "aten.clone")
+
+WHOLE[torch.nn.functional.embedding_bag] = "torch.embedding_bag"
+for _name in ("lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell"):
+    WHOLE[getattr(torch._C._VariableFunctions, _name)] = f"aten.{_name}"
+    _packet = getattr(torch.ops.aten, _name)
+    WHOLE[getattr(_packet, "default" if _name.endswith("cell") else "input")] = f"aten.{_name}"
 
 
 @dataclass(frozen=True)
@@ -126,6 +161,7 @@ class Value:
 
     Attributes:
         contiguous, channels_last: the memory formats that it has; torch picks kernels by them. Both may hold.
+        strides: in elements.
         data: the tensor itself, where the recording keeps it.
     """
 
@@ -135,6 +171,7 @@ class Value:
     zero_point: int | None = None
     contiguous: bool = True
     channels_last: bool = False
+    strides: tuple[int, ...] = ()
     data: torch.Tensor | None = None
 
 
@@ -163,11 +200,11 @@ class Recording:
 # --- running ------------------------------------------------------------------------------------------
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records while it is active. Tensors are told apart by identity, so all of them are kept alive."""
 
     def __init__(self, root: torch.nn.Module, keep_data: bool) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.recording = Recording()
         self.keep_data = keep_data
         self.paused = False
@@ -177,11 +214,16 @@ class _Recorder(TorchDispatchMode):
         named = [*root.named_parameters(), *root.named_buffers()]
         self._names = {id(tensor): name for name, tensor in named}
         self._fixed = set(self._names)
+        self.observers: list[str] = []  # modules that calibrate, or pretend to quantize
         self._refs: dict[int, Ref] = {}
         self._alive: list[Any] = [tensor for _, tensor in named]
         self._codes: dict[int, Codes] = {}
         self._storages: dict[int, set[int]] = {}
-        self._stale: set[int] = set()
+        self._stale: dict[
+            int, str
+        ] = {}  # the place where a tensor that it shares memory with was written
+        self._random: set[int] = set()  # known tensors that were drawn, and what was made of them
+        self._mixed: dict[int, str] = {}  # storages that inputs were written into, and the place
 
     def new(self, tensor: torch.Tensor) -> Ref:
         """Bind a tensor to a new value."""
@@ -189,7 +231,7 @@ class _Recorder(TorchDispatchMode):
         self.recording.values.append(_value(tensor, self.keep_data))
         self._refs[id(tensor)] = ref
         self._alive.append(tensor)
-        self._stale.discard(id(tensor))
+        self._stale.pop(id(tensor), None)
         self._storages.setdefault(_storage(tensor), set()).add(id(tensor))
         return ref
 
@@ -200,8 +242,12 @@ class _Recorder(TorchDispatchMode):
         ref = self._refs.get(id(item))
         if ref is not None:
             if id(item) in self._stale:
-                self._problem("it reads a tensor that was changed in place through a view of it")
+                self._problem(CHANGED.format(self._stale[id(item)]))
             return ref
+        if id(item) in self._random:
+            self._problem(
+                "it reads random numbers; they would be the same each time the model runs"
+            )
         snapshot = item if id(item) in self._fixed else item.detach().clone()
         codes = self._codes.get(id(item))
         return Known(snapshot.detach(), self._names.get(id(item), ""), codes=codes)
@@ -222,7 +268,10 @@ class _Recorder(TorchDispatchMode):
         if self.paused:
             return func(*args, **kwargs)
         name, _, overload = str(func).rpartition(".")
-        return self.record(name, overload, func, args, kwargs, _written(func, args, kwargs))
+        written = _written(func, args, kwargs)
+        if name.startswith("aten.unsafe_split"):
+            func = _apart(func)
+        return self.record(name, overload, func, args, kwargs, written)
 
     def record(
         self,
@@ -233,26 +282,36 @@ class _Recorder(TorchDispatchMode):
         kwargs: Mapping[str, Any],
         written: Sequence[torch.Tensor] = (),
     ) -> Any:
+        self.refuse_mixed((args, kwargs))
         if not self.derived((args, kwargs)):
             out = func(*args, **kwargs)
             self._name_known(args, out)
+            if name.rstrip("_") in RANDOM or self._random.intersection(map(id, _leaves(args))):
+                drawn = tensors_of(out)
+                self._random.update(map(id, drawn))
+                self._alive += drawn
             self._keep_codes(name, func, args, out)
             for tensor in written:
                 self._codes.pop(id(tensor), None)
             return out
         if name in READS_DATA:
-            self._problem(
-                f"{name} makes the program depend on the data; it can only be traced for one input"
-            )
+            self.refuse(name)
         held_args, held_kwargs = (mapped(self.of, part) for part in (args, dict(kwargs)))
         paused, self.paused = self.paused, True
         try:
             out = func(*args, **kwargs)
         finally:
             self.paused = paused
+        if self._fixed.intersection(map(id, written)):
+            self._problem(
+                f"{name} keeps what depends on the inputs in a buffer; a model has no state"
+            )
         for tensor in written:
             sharing = self._storages.get(_storage(tensor), set())
-            self._stale |= sharing - {id(tensor)}
+            where = str(self.place())
+            self._stale |= dict.fromkeys(sharing - {id(tensor)}, where)
+            self._mixed[_storage(tensor)] = where
+            self._alive.append(tensor)
         leaves = [out] if isinstance(out, torch.Tensor) else list(_leaves(out))
         tensors = [item if isinstance(item, torch.Tensor) else None for item in leaves]
         outputs = tuple(None if tensor is None else self.new(tensor) for tensor in tensors)
@@ -263,6 +322,20 @@ class _Recorder(TorchDispatchMode):
             Call(name, overload, tuple(held_args), held_kwargs, outputs, self.place())
         )
         return out
+
+    def refuse_mixed(self, items: Any) -> None:
+        """Known tensors whose storage got values that depend on the inputs are not known any more."""
+        if not self._mixed:
+            return
+        for item in tensors_of(items):
+            if id(item) not in self._refs and _storage(item) in self._mixed:
+                self._problem(CHANGED.format(self._mixed[_storage(item)]))
+
+    def refuse(self, name: str) -> None:
+        self._problem(
+            f"{name} makes the program depend on the data, as item(), if and while do, so it can only be traced for "
+            "one input; use torch.where"
+        )
 
     def place(self) -> Place:
         if self.stack and self.stack[-1].module:
@@ -301,6 +374,8 @@ class _Recorder(TorchDispatchMode):
 
         def enter(module: torch.nn.Module, args: Any) -> None:
             name = self._modules.get(id(module), "")
+            if not OBSERVERS.isdisjoint(base.__name__ for base in type(module).__mro__):
+                self.observers.append(name)
             leaf = all(child.startswith("_packed") for child, _ in module.named_children())
             self.stack.append(Place(name, type(module).__name__, leaf=leaf))
 
@@ -318,6 +393,9 @@ class _Recorder(TorchDispatchMode):
                 handle.remove()
 
 
+_DATA = torch.Tensor.data.__get__  # type: ignore[attr-defined]
+
+
 class _Whole(TorchFunctionMode):
     """Hands the composite operators of WHOLE to the recorder before they come apart."""
 
@@ -332,8 +410,18 @@ class _Whole(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        name = WHOLE.get(func) if func.__hash__ else None
-        if name is None or self.recorder.paused or _quantized((args, kwargs)):
+        if self.recorder.paused or not func.__hash__ or _quantized((args, kwargs)):
+            return func(*args, **kwargs)
+        if func in READS_NUMBERS and self.recorder.derived(args):
+            self.recorder.refuse(f"Tensor.{func.__name__}")
+        if func is _DATA:
+            return args[0].detach()
+        if func in REPLACED:
+            with self:
+                result = REPLACED[func](*args, **kwargs)
+            return func(*args, **kwargs) if result is NotImplemented else result
+        name = WHOLE.get(func)
+        if name is None:
             return func(*args, **kwargs)
         return self.recorder.record(name, "default", func, args, kwargs)
 
@@ -382,50 +470,107 @@ def record(
 
     Args:
         keep_data: keep every intermediate tensor in `Value.data`.
+
+    Raises:
+        ModelError: observers run in the module; whatever the module raises.
     """
     root = module if isinstance(module, torch.nn.Module) else torch.nn.Module()
     recorder = _Recorder(root, keep_data)
     names = input_names(module, args, kwargs)
+    args, kwargs = (mapped(_copy, part) for part in (args, dict(kwargs)))
     flat = [*tensors_of(args), *tensors_of(dict(kwargs))]
     recorder.recording.inputs = {
         name: recorder.new(tensor) for name, tensor in zip(names, flat, strict=True)
     }
-    training = [m for m in root.modules() if m.training]
-    graph = isinstance(module, torch.fx.GraphModule)
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[]))
         torch.manual_seed(0)
         stack.enter_context(torch.no_grad())
-        if not graph:
-            for m in training:
-                m.training = False
-            stack.callback(lambda: [setattr(m, "training", True) for m in training])
+        stack.enter_context(_evaluated(root))
+        stack.enter_context(_unchanged(root))
         stack.enter_context(_unoptimized())
+        stack.enter_context(_unfused())
         stack.enter_context(recorder.hooks())
         stack.enter_context(recorder)
         stack.enter_context(_Whole(recorder))
-        interpreted = isinstance(module, torch.fx.GraphModule) and not kwargs
-        run = _Interpreter(module, recorder).run if interpreted else module
-        result = run(*args, **kwargs)
+        ordered = _in_order(module, args, kwargs)
+        if ordered is not None and isinstance(module, torch.fx.GraphModule):
+            result = _Interpreter(module, recorder).run(*ordered)
+        else:
+            result = module(*args, **kwargs)
+    if recorder.observers:
+        count, first = len(recorder.observers), ", ".join(recorder.observers[:4])
+        raise ModelError(
+            f"{type(module).__name__} is prepared for quantization and not converted: {count} observers or fake "
+            f"quantizers run in it, as {first}; call convert, convert_fx or convert_pt2e on it first"
+        )
     recorder.recording.results = dict(_named_outputs(result))
+    recorder.refuse_mixed(result)
     recorder.recording.outputs = {
         name: recorder.of(tensor) for name, tensor in recorder.recording.results.items()
     }
     return recorder.recording
 
 
+def _in_order(
+    module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[Any, ...] | None:
+    """The arguments of a graph module by position, for the interpreter; None if it cannot run `module`."""
+    if not isinstance(module, torch.fx.GraphModule):
+        return None
+    names = parameters_of(module)[len(args) : len(args) + len(kwargs)]
+    return (*args, *(kwargs[name] for name in names)) if set(names) == set(kwargs) else None
+
+
+@contextmanager
+def _evaluated(root: torch.nn.Module) -> Iterator[None]:
+    """Every module is in eval mode for the time being; exported graphs do not let eval() be called."""
+    training = [module for module in root.modules() if module.training]
+    try:
+        for module in training:
+            module.training = False
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def _unchanged(root: torch.nn.Module) -> Iterator[None]:
+    """Buffers that the module writes into get their values back."""
+    before = [(b, b._version, b.clone()) for b in root.buffers() if not b.is_inference()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, version, value in before:
+                if buffer._version != version:
+                    buffer.copy_(value)
+
+
+@contextmanager
+def _unfused() -> Iterator[None]:
+    """Transformers run as they are written, not by one operator for a whole layer."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
 @contextmanager
 def _unoptimized() -> Iterator[None]:
     """TorchScript runs as it is written, without fusing operators."""
-    with torch.jit.optimized_execution(False):
+    with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
         yield
 
 
 def input_names(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[str]:
     """A name for each input tensor, as the module's `forward` calls it."""
-    if isinstance(module, torch.fx.GraphModule):
+    if isinstance(module, torch.fx.GraphModule) and not kwargs:
         names = [node.name for node in module.graph.nodes if node.op == "placeholder"]
-        if len(names) == len(tensors_of(args)) + len(tensors_of(dict(kwargs))):
+        if len(names) == len(tensors_of(args)):
             return names
     positional = parameters_of(module)
     names = []
@@ -440,7 +585,7 @@ def input_names(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
 def parameters_of(module: Any, *, required: bool = False) -> list[str]:
     """The names of the arguments of a module's `forward`; with `required`, of those that have no default."""
     if isinstance(module, torch.jit.ScriptModule):
-        arguments = module.forward.schema.arguments[1:]
+        arguments = module.forward.schema.arguments[1:]  # type: ignore[attr-defined]
         return [a.name for a in arguments if not (required and a.has_default_value())]
     try:
         parameters = inspect.signature(getattr(module, "forward", module)).parameters.values()
@@ -518,6 +663,7 @@ def _value(tensor: torch.Tensor, keep_data: bool) -> Value:
         zero_point,
         tensor.is_contiguous(),
         last is not None and tensor.is_contiguous(memory_format=last),
+        tuple(tensor.stride()),
         data,
     )
 
@@ -545,6 +691,24 @@ def _permuted(codes: Codes, func: Callable[..., Any], rest: Any) -> Codes:
         return replace(codes, tensor=tensor)
     sizes = torch.empty([*range(2, 2 + tensor.ndim)], device="meta")  # tell the axes apart
     return replace(codes, tensor=tensor, axis=func(sizes, *rest).shape.index(2 + codes.axis))
+
+
+def _apart(func: Callable[..., Any]) -> Callable[..., Any]:
+    """Parts with memory of their own: what splits unsafely is promised not to be read any more."""
+
+    def split(*args: Any, **kwargs: Any) -> list[torch.Tensor]:
+        return [part.clone() for part in func(*args, **kwargs)]
+
+    return split
+
+
+def _copy(item: Any) -> Any:
+    """A tensor of its own for each input: the same one may be given twice, and a module may write into it."""
+    if not isinstance(item, torch.Tensor):
+        return item
+    if item.is_quantized:  # `clone` makes it contiguous
+        return torch.empty_like(item).copy_(item)
+    return item.detach().clone()
 
 
 def _storage(tensor: torch.Tensor) -> int:
@@ -591,6 +755,22 @@ class Differs(Exception):
     """Two recordings are not of one program with two batch sizes."""
 
 
+class DependsOnData(Differs):
+    """Two recordings differ in what should not depend on the inputs."""
+
+
+def needed(recording: Recording) -> tuple[list[Call], set[Ref]]:
+    """The calls that the outputs need, and every value that they need."""
+    found: set[Ref] = {item for item in recording.outputs.values() if isinstance(item, Ref)}
+    calls = []
+    for call in reversed(recording.calls):
+        if found.intersection(call.outputs):
+            calls.append(call)
+            arguments = _leaves([call.args, call.kwargs])
+            found.update(item for item in arguments if isinstance(item, Ref))
+    return calls[::-1], found
+
+
 def free_batch(first: Recording, second: Recording, sizes: tuple[int, int]) -> Recording:
     """One recording for any batch, from two with batches of `sizes`.
 
@@ -633,7 +813,10 @@ def free_batch(first: Recording, second: Recording, sizes: tuple[int, int]) -> R
         shape = tuple(
             dim(a, b, f"shape {list(p.shape)}") for a, b in zip(p.shape, q.shape, strict=True)
         )
-        values.append(replace(p, shape=shape))
+        # A single sample can have memory formats that several have not.
+        values.append(
+            replace(p, shape=shape, contiguous=q.contiguous, channels_last=q.channels_last)
+        )
     calls = []
     for c, d in zip(first.calls, second.calls, strict=True):
         if (c.op, c.overload, c.outputs) != (d.op, d.overload, d.outputs):
@@ -663,7 +846,10 @@ def _same_known(a: Known, b: Any, sizes: tuple[int, int], what: str) -> Known:
     if a.tensor.shape == b.tensor.shape:
         if a.tensor.is_quantized or torch.equal(a.tensor, b.tensor) or a.tensor.isnan().any():
             return a
-        raise Differs(f"{what}: a tensor that depends on no input differs from run to run")
+        raise DependsOnData(
+            f"{what}: it reads a tensor that was made outside of torch's operators, or at random; what is in it "
+            "changes with the inputs or from run to run"
+        )
     axes = [
         i
         for i, pair in enumerate(zip(a.tensor.shape, b.tensor.shape, strict=True))
@@ -676,6 +862,14 @@ def _same_known(a: Known, b: Any, sizes: tuple[int, int], what: str) -> Known:
     raise Differs(
         f"{what}: a known tensor is {list(a.tensor.shape)} and then {list(b.tensor.shape)}"
     )
+
+
+def rolled(tensor: torch.Tensor) -> torch.Tensor:
+    """The elements of `tensor` in another order, in the same memory format."""
+    if tensor.is_quantized or tensor.numel() < 2:
+        return tensor
+    other = torch.empty_like(tensor)
+    return other.copy_(tensor.reshape(-1).roll(1).reshape(tensor.shape))
 
 
 def with_one_more(tensor: torch.Tensor, axis: int) -> torch.Tensor:

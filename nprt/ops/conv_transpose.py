@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from nprt import rounding
 from nprt.errors import ShapeError
 from nprt.ir import Array, Tensor, TensorType, numel
 from nprt.ops import rules
@@ -34,6 +35,7 @@ class ConvTranspose(ProductOp):
 
     name = "conv_transpose"
     INPUTS = ("x", "w", "bias?")
+    REQUANTIZE = rounding.REQUANTIZE | {"onednn-general": rounding.requantize_onednn_quotient}
 
     stride: tuple[int, ...]
     dilation: tuple[int, ...]

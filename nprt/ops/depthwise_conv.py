@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from nprt import rounding
 from nprt.ir import Array, Tensor, TensorType, difference, numel
 from nprt.ops import rules
 from nprt.ops.blocks import largest_divisor
@@ -37,6 +38,7 @@ class DepthwiseConv(ProductOp):
 
     name = "depthwise_conv"
     INPUTS = ("x", "w", "bias?", "x_zero_point?")
+    REQUANTIZE = rounding.REQUANTIZE | {"onednn-general": rounding.requantize_onednn_product}
 
     stride: tuple[int, ...]
     dilation: tuple[int, ...]

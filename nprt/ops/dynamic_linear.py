@@ -23,7 +23,8 @@ class DynamicLinear(Op):
         per_row: each row of x gets a scale of its own, so that a result does not depend on what else is in the batch.
             Otherwise one scale serves all of x, as in onnxruntime and PyTorch.
         numerics: `ort` is eq. (3) and (10); PyTorch's engines have their scales by eq. (40) and (41): `fbgemm` (x86,
-            too) has eq. (39) and (43), `qnnpack` (39) and (10), `onednn` (42) and (44).
+            too) has eq. (39) and (43), `qnnpack` (39) and (10), `onednn` (42) and (44). `pt2e` is eq. (58), (34) and
+            (10), the choose_qparams of PT2E graphs.
         reduce_range: the scale is chosen for the lower 128 codes, as PyTorch does against sums that saturate in int16;
             not with `ort`, and without effect with `qnnpack`.
     """

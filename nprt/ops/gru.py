@@ -26,6 +26,7 @@ class Gru(RecurrentOp):
 
     Fields:
         reverse: the sequence runs from its end to its beginning; y stays in the order of x.
+        per_row: as in `dynamic_linear`.
         numerics: as in `dynamic_linear`, but not `ort`; without effect on float32 weights.
         reduce_range: as in `dynamic_linear`.
     """

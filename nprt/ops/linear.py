@@ -36,7 +36,10 @@ class Linear(ProductOp):
 
     name = "linear"
     INPUTS = ("x", "w", "bias?", "x_zero_point?")
-    REQUANTIZE = rounding.REQUANTIZE | {"onednn": rounding.requantize_onednn_linear}
+    REQUANTIZE = rounding.REQUANTIZE | {
+        "onednn": rounding.requantize_onednn_linear,
+        "onednn-general": rounding.requantize_onednn_linear_quotient,
+    }
 
     def type_rule(
         self,

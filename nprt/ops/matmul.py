@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from nprt import rounding
 from nprt.errors import ShapeError
 from nprt.ir import Array, Tensor, TensorType, numel
 from nprt.ops import products, rules
@@ -27,6 +28,7 @@ class Matmul(ProductOp):
 
     name = "matmul"
     INPUTS = ("x", "w", "x_zero_point?", "w_zero_point?")
+    REQUANTIZE = rounding.REQUANTIZE | {"torch": rounding.requantize_torch}
 
     def type_rule(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -18,9 +19,19 @@ def mean_shape(x: TensorType, axes: tuple[int, ...], keepdims: bool) -> Shape:
     return tuple(dim for axis, dim in enumerate(shape) if keepdims or axis not in axes)
 
 
-def check_mean(y: TensorType, x: TensorType, axes: tuple[int, ...], numerics: str) -> None:
-    """Both float32 or both codes, and sizes that are known where codes are summed, so that the sum can be bounded."""
-    rules.require_numerics(numerics, rounding.MEAN)
+def check_mean(
+    y: TensorType,
+    x: TensorType,
+    axes: tuple[int, ...],
+    numerics: str,
+    known: Iterable[str] = rounding.MEAN,
+) -> None:
+    """Both float32 or both codes, and sizes that are known where codes are summed, so that the sum can be bounded.
+
+    Args:
+        known: the numerics that the op has formulas for.
+    """
+    rules.require_numerics(numerics, known)
     rules.require_real("x", x)
     rules.require_real("y", y)
     if x.is_float or y.is_float:
@@ -46,6 +57,17 @@ def mean_codes(y: TensorType, x: Tensor, axes: tuple[int, ...], numerics: str) -
     total = x.data.sum(axis=axes, dtype=np.int64, keepdims=True)
     acc = total - count * x.type.zero_point
     return rounding.MEAN[numerics](acc, count, x.type.scale, y.scale, y.zero_point)
+
+
+def integer_mean(y: TensorType, x: TensorType, acc: Array, count: Array) -> Array:
+    """Codes of y by eq. (20) where x and y are alike, else by eq. (21); not yet clamped.
+
+    Args:
+        acc: int64, sums of `count` differences.
+    """
+    if (x.dtype, x.quant) == (y.dtype, y.quant):
+        return rounding.average_integer(acc + count * x.zero_point, count)
+    return rounding.mean_integer(acc, count, x.scale, y.scale, y.zero_point)
 
 
 def mean_in_lanes(x: Array) -> Array:

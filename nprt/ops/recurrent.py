@@ -1,4 +1,4 @@
-"""What lstm and gru share: one layer in one direction over a whole sequence, its products as in PyTorch's dynamic layers.
+"""What lstm and gru share: one layer in one direction over a whole sequence, as in PyTorch's dynamic layers.
 
 The functions of a gate follow PyTorch 2.13 on x86-64: the sigmoid to the bit, tanh within 1 ulp.
 """
@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Context, Decimal
-from functools import cache
+from functools import cache, partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -30,10 +30,11 @@ NUMERICS = ("fbgemm", "onednn", "qnnpack")
 class RecurrentOp(Op):
     """The fields and rules that lstm and gru share.
 
-    The input product is one `dynamic_linear` over the whole sequence, so that one scale serves all of x; the product
-    with the state is one for each step. With float32 weights both are float32 products.
+    The input product is one `dynamic_linear` over the whole sequence, so that one scale serves all of x, unless each
+    row has one; the product with the state is one for each step. With float32 weights both are float32 products.
 
     Fields:
+        per_row: as in `dynamic_linear`.
         reverse: the sequence runs from its end to its beginning; y stays in the order of x.
         numerics: as in `dynamic_linear`, but not `ort`; without effect on float32 weights.
         reduce_range: as in `dynamic_linear`.
@@ -42,6 +43,7 @@ class RecurrentOp(Op):
     GATES: ClassVar[int]
 
     reverse: bool = False
+    per_row: bool = False
     numerics: str = "fbgemm"
     reduce_range: bool = False
 
@@ -91,14 +93,18 @@ class RecurrentOp(Op):
         """y (length, batch, hidden), then the states after the last step."""
         w_ih, w_hh = weights
         b_ih, b_hh = (None if bias is None else bias.data for bias in biases)
-        numerics, reduce_range = self.numerics, self.reduce_range
-        gates = product(x.data, w_ih, b_ih, numerics, reduce_range=reduce_range)
+        multiply = partial(
+            product,
+            numerics=self.numerics,
+            axis=-1 if self.per_row else None,
+            reduce_range=self.reduce_range,
+        )
+        gates = multiply(x.data, w_ih, b_ih)
         current = tuple(state.data for state in states)
         y = np.empty((*x.data.shape[:2], w_hh.data.shape[1]), np.float32)
         length = len(x.data)
         for t in reversed(range(length)) if self.reverse else range(length):
-            recurrent = product(current[0], w_hh, b_hh, numerics, reduce_range=reduce_range)
-            current = step(gates[t], recurrent, *current)
+            current = step(gates[t], multiply(current[0], w_hh, b_hh), *current)
             y[t] = current[0]
         return (y, *current)
 

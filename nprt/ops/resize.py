@@ -27,6 +27,19 @@ COORDINATES: dict[str, Callable[[Array, Array, int, int], Array]] = {
     ),
 }
 
+# The same as PyTorch's kernels on quantized tensors find it, eq. (72): multiplied by a step of in / out, and with a
+# fused multiply-add on channels-last tensors. Never before the first element.
+TORCH: dict[str, Callable[[Array, Array, int, int, bool], Array]] = {
+    "half_pixel": lambda i, step, size, out, fused: (
+        rounding.fma(step, i + np.float32(0.5), np.float32(-0.5))
+        if fused
+        else step * (i + np.float32(0.5)) - np.float32(0.5)
+    ),
+    "align_corners": lambda i, step, size, out, fused: (
+        np.float32(size - 1 if out > 1 else 0) / np.float32(max(out - 1, 1)) * i
+    ),
+}
+
 # Which of two neighbours a position between them takes. A position this near to the middle, in float64, is a tie.
 TIE = 1e-6
 NEAREST: dict[str, Callable[[Array], Array]] = {
@@ -51,9 +64,10 @@ class Resize(Op):
         coordinates: "half_pixel", "asymmetric", "align_corners" or "pytorch_half_pixel", as ONNX defines them.
         nearest: which neighbour is the nearest: "round_prefer_floor", "round_prefer_ceil", "floor" or "ceil".
         scales: out / in for each spatial axis, where it is not the ratio of the sizes; rounded to float32. Without
-            effect if y has x's shape: then y is x, as in onnxruntime.
+            effect if y has x's shape: then y is x, as in onnxruntime, but for linear `torch-nhwc`.
         numerics: how linear weighs codes: `integer` in fixed point, eq. (28) and (29), ties up; `ort` in float32, the
-            fraction cut off, eq. (30).
+            fraction cut off, eq. (30). `torch-nchw` and `torch-nhwc` are eq. (70) and (71), of two spatial axes;
+            they find positions in float32 in their own way, eq. (72), in the coordinates that torch has.
     """
 
     name = "resize"
@@ -66,7 +80,7 @@ class Resize(Op):
     numerics: str = "integer"
 
     def type_rule(self, y: TensorType, x: TensorType) -> TensorType:
-        rules.require_numerics(self.numerics, ("integer", "ort"))
+        rules.require_numerics(self.numerics, ("integer", "ort", *rounding.INTERPOLATE))
         rules.require_choice("mode", self.mode, MODES)
         rules.require_choice("coordinates", self.coordinates, tuple(COORDINATES))
         rules.require_choice("nearest", self.nearest, tuple(NEAREST))
@@ -76,6 +90,13 @@ class Resize(Op):
         if (x.shape[0], x.shape[-1]) != (y.shape[0], y.shape[-1]):
             raise ShapeError(f"x {x} and y {y} differ in batch or channels")
         rank = x.rank - 2
+        if self.numerics in rounding.INTERPOLATE and (
+            self.mode != "linear" or rank != 2 or self.coordinates not in TORCH
+        ):
+            rules.reject(
+                f"numerics {self.numerics!r} is for linear resizing along two axes, with coordinates "
+                f"{' or '.join(TORCH)}"
+            )
         for what, type in (("x", x), ("y", y)):
             spatial = [rules.known("a spatial dimension", dim) for dim in type.shape[1:-1]]
             rules.require_positive(f"spatial dimensions of {what}", spatial, rank)
@@ -89,11 +110,17 @@ class Resize(Op):
         return x.with_shape(y.shape)
 
     def reference(self, y: TensorType, x: Tensor) -> Array:
-        if x.data.shape == y.shape:
+        if x.data.shape == y.shape and (x.is_float or self.numerics != "torch-nhwc"):
             return x.data
-        positions = self.positions(x.data.shape[1:-1], tuple(map(int, y.shape[1:-1])))
+        spatial, out = x.data.shape[1:-1], tuple(map(int, y.shape[1:-1]))
         if self.mode == "nearest":
-            return take(x.data, [self._nearest(*axis) for axis in positions])
+            return take(x.data, self.indices(spatial, out))
+        positions = self.positions(spatial, out)
+        if self.numerics in rounding.INTERPOLATE and not x.is_float:
+            codes = rounding.INTERPOLATE[self.numerics](
+                corners(x.data, positions), x.type.zero_point
+            )
+            return np.clip(codes, *y.code_range).astype(y.numpy)
         pairs = [neighbours(*axis) for axis in positions]
         if x.is_float:
             return weigh(x.data, pairs)
@@ -107,6 +134,15 @@ class Resize(Op):
         positions = []
         for axis, (size, count) in enumerate(zip(spatial, out, strict=True)):
             index = np.arange(count, dtype=np.float32)
+            if self.numerics in rounding.INTERPOLATE:
+                step = np.float32(size) / np.float32(count)
+                if self.scales is not None:
+                    step = np.float32(1 / np.float64(self.scales[axis]))
+                at = TORCH[self.coordinates](
+                    index, step, size, count, self.numerics == "torch-nhwc"
+                )
+                positions.append((np.maximum(at, np.float32(0)), size))
+                continue
             ratio = np.float32(count) / np.float32(size)
             scale = ratio if self.scales is None else np.float32(self.scales[axis])
             with np.errstate(over="ignore"):  # a tiny scale leads beyond the end of x
@@ -114,9 +150,14 @@ class Resize(Op):
             positions.append((index if scale == 1 else at, size))
         return positions
 
-    def _nearest(self, at: Array, size: int) -> Array:
-        """Indices into an axis of x: (out,) int64."""
-        return np.clip(NEAREST[self.nearest](at.astype(np.float64)), 0, size - 1).astype(np.int64)
+    def indices(self, spatial: tuple[int, ...], out: tuple[int, ...]) -> list[Array]:
+        """What mode "nearest" takes along each spatial axis of x: (out,) int64."""
+        if spatial == out:
+            return [np.arange(count) for count in out]
+        return [
+            np.clip(NEAREST[self.nearest](at.astype(np.float64)), 0, size - 1).astype(np.int64)
+            for at, size in self.positions(spatial, out)
+        ]
 
 
 # Low and high index, weight of the low and of the high element; each (out,).
@@ -132,6 +173,25 @@ def neighbours(at: Array, size: int) -> Neighbours:
     low_weight = np.where(same, np.float32(0.5), high.astype(np.float32) - at)
     high_weight = np.where(same, np.float32(0.5), at - low.astype(np.float32))
     return low, high, low_weight, high_weight
+
+
+def corners(x: Array, positions: list[tuple[Array, int]]) -> rounding.Corners:
+    """The neighbours of each position of two spatial axes, and their weights as PyTorch finds them."""
+    sides = []
+    for at, size in positions:
+        low = np.minimum(at, np.float32(size - 1)).astype(np.int64)
+        high_weight = at - low.astype(np.float32)
+        sides.append((low, np.minimum(low + 1, size - 1), high_weight))
+    (top, bottom, lower), (left, right, later) = sides
+    real = x.astype(np.float32)
+    one = np.float32(1)
+    lower, later = lower[:, np.newaxis, np.newaxis], later[:, np.newaxis]
+    return rounding.Corners(
+        upper=(take(real, [top, left]), take(real, [top, right])),
+        lower=(take(real, [bottom, left]), take(real, [bottom, right])),
+        rows=(one - lower, lower),
+        columns=(one - later, later),
+    )
 
 
 def fixed_point(low: Array, high: Array, low_weight: Array, high_weight: Array) -> Neighbours:

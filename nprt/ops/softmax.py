@@ -12,7 +12,8 @@ from nprt.errors import QuantizationError, ShapeError
 from nprt.ir import Array, Op, QuantParams, Tensor, TensorType
 from nprt.ops import rules
 
-TABLE_DTYPES = {"integer": "int32", "ort": "float32"}
+# Which dtype the table has; "" for none.
+TABLE_DTYPES = {"integer": "int32", "ort": "float32", "qnnpack": "int32", "torch": ""}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,13 +24,15 @@ class Softmax(Op):
         x: codes quantized per tensor, or float32.
         table: for codes, a constant (256,): entry d stands for exp(-x_scale * d), where d is how far a code is below
             the greatest along `axis`. `rounding.exp_table` (int32) with numerics `integer`, `rounding.exp_table_ort`
-            (float32) with `ort`.
-        y: of x's shape. With float32 x, float32. With codes, codes quantized per tensor; with numerics `integer`, of
-            scale 1/256 and the least code as zero point, so that code `least + k` is k/256 and 1 becomes 255/256.
+            (float32) with `ort`, `rounding.exp_table_qnnpack` (int32) with `qnnpack`, none with `torch`.
+        y: of x's shape. With float32 x, float32. With codes, codes quantized per tensor; with numerics `integer` and
+            `qnnpack`, of scale 1/256 and the least code as zero point, so that code `least + k` is k/256 and 1 becomes
+            255/256.
 
     Fields:
         axis: in [0, rank).
-        numerics: which formula gives the codes: `integer` is eq. (25), `ort` eq. (27).
+        numerics: which formula gives the codes: `integer` is eq. (25), `ort` eq. (27), `torch`
+            eq. (54), `qnnpack` eq. (56).
         log: y is the logarithm; float32 only.
     """
 
@@ -56,24 +59,33 @@ class Softmax(Op):
             rules.reject(f"log, but x {x} is not float32")
         rules.require_codes("y", y)
         dtype = TABLE_DTYPES[self.numerics]
-        if table is None or (table.dtype, table.shape) != (dtype, (256,)):
+        if not dtype and table is not None:
+            rules.reject(f"table {table} given, but numerics {self.numerics!r} has none")
+        if dtype and (table is None or (table.dtype, table.shape) != (dtype, (256,))):
             rules.reject(f"table {table} is not {dtype} of shape [256]")
         least, _ = y.code_range
         rules.require_multiplier([np.float64(1)], [y.scale])
-        if self.numerics == "integer" and y.quant != QuantParams.of(1 / 256, least):
+        if self.numerics in ("integer", "qnnpack") and y.quant != QuantParams.of(1 / 256, least):
             raise QuantizationError(f"y {y} does not have scale 1/256 and zero point {least}")
         return y.with_shape(x.shape)
 
     def reference(self, y: TensorType, x: Tensor, table: Tensor | None = None) -> Array:
-        if table is None:
+        if y.is_float:
             function = log_softmax if self.log else softmax
             return function(x.data.astype(np.float64), self.axis).astype(np.float32)
+        if table is None:
+            rows = np.moveaxis(x.data, self.axis, -1)
+            quant = (x.type.scale, x.type.zero_point, y.scale, y.zero_point)
+            out = np.moveaxis(rounding.softmax_torch(rows, *quant), -1, self.axis)
+            return np.clip(out, *y.code_range).astype(y.numpy)
         least, _ = x.type.code_range
         codes = x.data.astype(np.int16)
         greatest = codes.max(axis=self.axis, keepdims=True, initial=least)
         e = np.take(table.data, greatest - codes)
         if self.numerics == "ort":
             out = rounding.softmax_ort(e, self.axis, y.scale, y.zero_point, y.dtype == "int8")
+        elif self.numerics == "qnnpack":
+            out = rounding.softmax_qnnpack(e, self.axis) + y.zero_point
         else:
             out = rounding.softmax_integer(e, self.axis) + y.zero_point
         return np.clip(out, *y.code_range).astype(y.numpy)

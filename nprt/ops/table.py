@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from nprt.ir import Op
+from nprt.ops.adaptive_average_pool import AdaptiveAveragePool
 from nprt.ops.add import Add
 from nprt.ops.argmax import Argmax
 from nprt.ops.average_pool import AveragePool
+from nprt.ops.batch_norm import BatchNorm
 from nprt.ops.cast import Cast
 from nprt.ops.compare import Compare
 from nprt.ops.concat import Concat
@@ -16,10 +18,13 @@ from nprt.ops.dequantize import Dequantize
 from nprt.ops.div import Div
 from nprt.ops.dynamic_linear import DynamicLinear
 from nprt.ops.dynamic_quantize import DynamicQuantize
+from nprt.ops.embedding_bag import EmbeddingBag
 from nprt.ops.expand import Expand
 from nprt.ops.gather import Gather
 from nprt.ops.global_average_pool import GlobalAveragePool
+from nprt.ops.group_norm import GroupNorm
 from nprt.ops.gru import Gru
+from nprt.ops.layer_norm import LayerNorm
 from nprt.ops.linear import Linear
 from nprt.ops.lookup import Lookup
 from nprt.ops.lstm import Lstm
@@ -43,9 +48,11 @@ from nprt.ops.unary import Unary
 from nprt.ops.where import Where
 
 OPS: dict[str, type[Op]] = {
+    "adaptive_average_pool": AdaptiveAveragePool,
     "add": Add,
     "argmax": Argmax,
     "average_pool": AveragePool,
+    "batch_norm": BatchNorm,
     "cast": Cast,
     "compare": Compare,
     "concat": Concat,
@@ -56,10 +63,13 @@ OPS: dict[str, type[Op]] = {
     "div": Div,
     "dynamic_linear": DynamicLinear,
     "dynamic_quantize": DynamicQuantize,
+    "embedding_bag": EmbeddingBag,
     "expand": Expand,
     "gather": Gather,
     "global_average_pool": GlobalAveragePool,
+    "group_norm": GroupNorm,
     "gru": Gru,
+    "layer_norm": LayerNorm,
     "linear": Linear,
     "lookup": Lookup,
     "lstm": Lstm,

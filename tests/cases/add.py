@@ -135,7 +135,7 @@ CASES = [
             y=f"{dtype}*0.031{zero}",
             numerics=numerics,
         )
-        for numerics in ("fbgemm", "qnnpack", "pt2e")
+        for numerics in ("fbgemm", "fbgemm-scalar", "qnnpack", "pt2e")
         for dtype, zero in (("u8", "+117"), ("i8", "-7"))
         for shape, other in (("67", "67"), ("3,129,256", "3,129,256"))
     ],

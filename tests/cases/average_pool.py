@@ -76,6 +76,54 @@ CASES = [
     ],
     *[
         case(
+            f"{name}_{kind}_{numerics}",
+            AveragePool,
+            f"{kind}[N,{x}]{quant}",
+            y=f"{kind}{quant}",
+            numerics=numerics,
+            **fields,
+        )
+        for kind, quant in (("i8", "*0.0217+3"), ("u8", "*0.0217+131"))
+        for numerics in ("torch-nchw", "torch-nhwc", "qnnpack")
+        for name, x, fields in GEOMETRY
+    ],
+    *[
+        case(
+            f"{name}_{numerics}",
+            AveragePool,
+            x,
+            y=y,
+            numerics=numerics,
+            **sliding(2, kernel=2, padding=1),
+        )
+        for numerics in ("torch-nchw", "torch-nhwc", "qnnpack")
+        for name, x, y in (
+            ("ties", "i8[N,4,4,17]*0.5+1 in -9..9", "i8*0.5+1"),
+            ("ends", "u8[N,4,4,9]*0.0217+0 ends", "u8*0.0217+0"),
+            ("fixed_batch", "i8[2,4,4,9]*0.0217+3", "i8*0.0217+3"),
+        )
+    ],
+    *[
+        case(
+            f"divisor_{divisor}_{name}_{numerics}",
+            AveragePool,
+            x,
+            y=y,
+            numerics=numerics,
+            divisor=divisor,
+            **sliding(2, kernel=3, padding=1),
+        )
+        for divisor in (1, 5, 100)
+        for name, x, y, numerics in (
+            ("i8", "i8[N,5,5,17]*0.0217+3", "i8*0.0217+3", "integer"),
+            ("rescaled", "u8[N,5,5,17]*0.0217+131", "u8*0.0171+117", "integer"),
+            ("i8", "i8[N,5,5,17]*0.0217+3", "i8*0.0217+3", "torch-nchw"),
+            ("u8", "u8[N,5,5,17]*0.0217+131", "u8*0.0217+131", "torch-nhwc"),
+            ("float", "f32[N,5,5,17]", "", "integer"),
+        )
+    ],
+    *[
+        case(
             f"clamp_{low}_to_{high}_{numerics}",
             AveragePool,
             "i8[N,4,4,7]*0.0217+3",
@@ -85,7 +133,7 @@ CASES = [
             **sliding(2, kernel=2),
         )
         for low, high in ((3, 127), (-11, 35), (4, 4))
-        for numerics in ("integer", "ort")
+        for numerics in ("integer", "ort", "torch-nhwc")
     ],
     case(
         "inception",

@@ -266,6 +266,7 @@ CASES = [
         for numerics, bias in (
             ("fbgemm", "f32"),
             ("onednn", "f32"),
+            ("onednn-general", "f32"),
             ("pt2e", "f32"),
             ("qnnpack", "i32"),
         )

@@ -38,7 +38,12 @@ CASES = [
     ],
     *[
         case(f"{numerics}_{name}", DynamicLinear, x, *more, numerics=numerics, **fields)
-        for numerics in ("fbgemm", "onednn", "qnnpack")
+        for numerics, tiny in (
+            ("fbgemm", "1e-4"),
+            ("onednn", "1e-4"),
+            ("qnnpack", "1e-4"),
+            ("pt2e", "4e-3"),
+        )
         for name, x, *more, fields in (
             ("7_to_15", "f32[N,7]", "const i8[15,7]*0.0057+0", "const f32[15]", {}),
             ("reduced", "f32[N,37]", "const i8[9,37]*0.0057+0", {"reduce_range": True}),
@@ -46,9 +51,9 @@ CASES = [
             ("weights_u8", "f32[N,37]", "const u8[9,37]*0.0057+131", "const f32[9]", {}),
             ("long_sum", "f32[N,1000]", "const i8[9,1000]*0.004..0.009/0", "const f32[9]", {}),
             ("zeros", "f32[N,37] in 0..0", "const i8[9,37]*0.0057+0", "const f32[9]", {}),
-            ("tiny", "f32[N,37] in -2e-5..1e-4", "const i8[9,37]*0.0057+0", {}),
-            ("tiny_positive", "f32[N,37] in 0..1e-4", "const i8[9,37]*0.0057+0", {}),
-            ("tiny_negative", "f32[N,37] in -1e-4..0", "const i8[9,37]*0.0057+0", {}),
+            ("tiny", f"f32[N,37] in -2e-5..{tiny}", "const i8[9,37]*0.0057+0", {}),
+            ("tiny_positive", f"f32[N,37] in 0..{tiny}", "const i8[9,37]*0.0057+0", {}),
+            ("tiny_negative", f"f32[N,37] in -{tiny}..0", "const i8[9,37]*0.0057+0", {}),
             ("positive", "f32[N,37] in 0.3..7.1", "const i8[9,37]*0.0057+0", {}),
             ("ties", "f32[N,99] step 0.5", "const i8[9,99]*0.0057+0", {}),
             ("per_row", "f32[N,37]", "const i8[9,37]*0.0057+0", "const f32[9]", {"per_row": True}),

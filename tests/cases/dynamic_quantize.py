@@ -22,5 +22,18 @@ CASES = [
             *[(f"size_{n}", f"f32[N,{n}]") for n in (0, 1, 3, 7, 15, 17, 65)],
         )
     ],
+    *[
+        case(f"torch_{name}", DynamicQuantize, x, y=y, numerics="torch", reduce_range=reduced)
+        for name, x, y, reduced in (
+            ("u8", "f32[N,33]", "u8", False),
+            ("i8", "f32[N,33]", "i8", False),
+            ("u8_reduced", "f32[N,33]", "u8", True),
+            ("i8_reduced", "f32[N,33] in 0.3..7.1", "i8", True),
+            ("zeros", "f32[N,33] in 0..0", "u8", False),
+            ("tiny", "f32[N,33] in -2e-5..1e-4", "u8", False),
+            ("ties", "f32[N,99] step 0.5", "i8", False),
+            ("empty", "f32[N,0]", "u8", False),
+        )
+    ],
     case("transformer", DynamicQuantize, "f32[N,64,384]", bench=True),
 ]

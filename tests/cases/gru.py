@@ -36,6 +36,8 @@ CASES = [
     ],
     layer("reverse", 5, 9, reverse=True),
     layer("reduce_range", 5, 9, reduce_range=True),
+    layer("per_row", 5, 9, per_row=True),
+    layer("per_row_onednn", 5, 9, per_row=True, numerics="onednn", bias="none"),
     layer("channels", 5, 9, quant="*0.004..0.009/0"),
     layer("weights_u8", 5, 9, kind="u8", quant="*0.0057+131"),
     layer("weights_float", 5, 9, kind="f32", quant=""),

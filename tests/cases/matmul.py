@@ -134,6 +134,6 @@ CASES = [
             y="u8*0.031+117",
             numerics=numerics,
         )
-        for numerics in ("fbgemm", "onednn", "qnnpack", "pt2e")
+        for numerics in ("fbgemm", "onednn", "qnnpack", "pt2e", "torch")
     ],
 ]

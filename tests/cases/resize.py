@@ -1,6 +1,6 @@
 """Cases of resize."""
 
-from nprt.ops.resize import COORDINATES, NEAREST, Resize
+from nprt.ops.resize import COORDINATES, NEAREST, TORCH, Resize
 
 from .case import case
 
@@ -46,6 +46,27 @@ CASES = [
         )
         for coordinates in COORDINATES
         for name, x, y in SIZES
+    ],
+    *[
+        case(
+            f"linear_{coordinates}_{name}_{kind}_{numerics}",
+            Resize,
+            f"{kind}[N,{x}]{quant}",
+            y=f"{kind}[N,{y}]",
+            mode="linear",
+            coordinates=coordinates,
+            scales=scales,
+            numerics=numerics,
+        )
+        for kind, quant in (("i8", "*0.0217+3"), ("u8", "*0.0217+131"))
+        for numerics in ("torch-nchw", "torch-nhwc")
+        for coordinates in TORCH
+        for name, x, y, scales in (
+            *[(*sizes, None) for sizes in SIZES if sizes[0] != "one_axis"],
+            ("channels", "4,5,33", "7,9,33", None),
+            ("scales", "4,5,9", "9,11,9", (2.3, 2.3)),
+            ("same", "4,5,9", "4,5,9", (1.1, 1.1)),
+        )
     ],
     *[
         case(f"{mode}_{name}", Resize, x, y=y, mode=mode, scales=scales, numerics=numerics)

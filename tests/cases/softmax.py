@@ -1,7 +1,7 @@
 """Cases of softmax."""
 
 from nprt.ops.softmax import Softmax
-from nprt.rounding import exp_table, exp_table_ort
+from nprt.rounding import exp_table, exp_table_ort, exp_table_qnnpack
 
 from .case import case
 
@@ -59,6 +59,53 @@ CASES = [
             ("ties", "u8[N,256]", 0.7, 3, " in 5..7", "u8*0.00390625+0", 1, 256),
             ("middle_axis", "u8[N,7,5]", 0.0417, 3, "", "u8*0.0039+0", 1, 7),
             ("free_length", "u8[N,T,5]", 0.0417, 3, "", "u8*0.0039+0", 2, 5),
+        )
+    ],
+    *[
+        case(
+            f"qnnpack_{name}",
+            Softmax,
+            f"u8{shape}*{scale}+131{values}",
+            ("const i32[256]", exp_table_qnnpack(scale, length)),
+            y="u8*0.00390625+0",
+            axis=axis,
+            numerics="qnnpack",
+        )
+        for name, shape, scale, values, axis, length in (
+            *[
+                (f"classes_{n}", f"[N,{n}]", 0.0417, "", 1, n)
+                for n in (1, 2, 3, 7, 10, 17, 65, 512, 1000)
+            ],
+            ("sharp", "[N,17]", 3.7, "", 1, 17),
+            ("flat", "[N,17]", 0.001, "", 1, 17),
+            ("alike", "[N,17]", 0.0417, " in 5..5", 1, 17),
+            ("ties", "[N,256]", 0.7, " in 5..7", 1, 256),
+            ("middle_axis", "[N,7,5]", 0.0417, "", 1, 7),
+            ("free_length", "[N,T,5]", 0.0417, "", 2, 5),
+        )
+    ],
+    *[
+        case(
+            f"torch_{name}",
+            Softmax,
+            f"{x}*{scale}{zero:+d}{values}",
+            y=y,
+            axis=axis,
+            numerics="torch",
+        )
+        for name, x, scale, zero, values, y, axis in (
+            *[
+                (f"classes_{n}", f"u8[N,{n}]", 0.0417, 3, "", "u8*0.00390625+0", 1)
+                for n in (1, 2, 3, 7, 10, 17, 65, 1000)
+            ],
+            ("i8", "i8[N,10]", 0.0417, 31, "", "i8*0.00390625-128", 1),
+            ("zero_point", "i8[N,10]", 0.0417, 31, "", "u8*0.0071+11", 1),
+            ("sharp", "u8[N,17]", 3.7, 3, "", "u8*0.0039+0", 1),
+            ("flat", "u8[N,17]", 0.001, 3, "", "u8*0.0039+0", 1),
+            ("alike", "u8[N,17]", 0.0417, 3, " in 5..5", "u8*0.0039+0", 1),
+            ("ties", "u8[N,256]", 0.7, 3, " in 5..7", "u8*0.00390625+0", 1),
+            ("middle_axis", "u8[N,7,5]", 0.0417, 3, "", "u8*0.0039+0", 1),
+            ("free_length", "u8[N,T,5]", 0.0417, 3, "", "u8*0.0039+0", 2),
         )
     ],
     *[
