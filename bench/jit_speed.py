@@ -1,10 +1,10 @@
 """Time of the fast backend against onnxruntime's int8 kernels: `python -m bench.jit_speed [MODEL ...]`.
 
-The same float network is quantized twice, by nprt and by onnxruntime (QDQ, uint8 activations, int8 weights per channel).
-MODEL is the path of an ONNX file, the name of one in `models/`, or an architecture of `models.architectures`, which gets
-random weights and needs torch. The two runtimes take turns, so that a noisy machine disturbs both. Beside the time on the
-clock stands the time on the processor of the calling thread, which others on the machine disturb less; it means something
-for one thread only.
+The same float network is quantized twice, by nprt and by onnxruntime (QDQ, uint8 activations, int8 weights per
+channel). MODEL is the path of an ONNX file, the name of one in `models/`, or an architecture of `models.architectures`,
+which gets random weights and needs torch. The two runtimes take turns, so that a noisy machine disturbs both. Beside
+the time on the clock stands the time on the processor of the calling thread, which others on the machine disturb less;
+it means something for one thread only.
 """
 
 # ruff: noqa: T201 - a command that prints what it measured

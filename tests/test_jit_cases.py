@@ -10,7 +10,8 @@ from test_cases import batches, compare, expected
 
 from nprt.jit import cache, plan, simd
 from nprt.jit.kernels import stage
-from nprt.jit.kernels.table import KERNELS
+from nprt.jit.kernels.table import FIELDS, KERNELS
+from nprt.ops.table import OPS
 from nprt.session import Session
 
 LEVELS = [level.name for level in simd.available()]
@@ -70,6 +71,13 @@ def test_a_wrong_kernel_fails(name, monkeypatch, tmp_path):
         )
     with pytest.raises(AssertionError):
         compare(Session(case.model(), backend="numba"), case, 2)
+
+
+def test_kernels_heed_every_field():
+    """A new field of an op needs a look at its kernel; until then the reference runs."""
+    assert FIELDS.keys() == KERNELS.keys()
+    for name, fields in FIELDS.items():
+        assert {f.name for f in OPS[name].own_fields()} == set(fields), name
 
 
 def test_expected_is_the_reference():

@@ -10,7 +10,7 @@ from typing import Any
 
 from nprt.ir import Array, Model
 from nprt.jit import run, simd
-from nprt.jit.kernels.table import KERNELS
+from nprt.jit.kernels.table import lower
 from nprt.jit.plan import Plan, Segment
 from nprt.reference import ReferenceBackend
 
@@ -52,7 +52,7 @@ class JitBackend:
     def _make(self, dims: Mapping[str, int]) -> Plan | None:
         shapes = [type.bind(dims).shape for type in self.model.types.values()]
         empty = any(0 in shape for shape in shapes)
-        return None if empty else Plan(self.model, dims, self.level, KERNELS, self.threads)
+        return None if empty else Plan(self.model, dims, self.level, lower, self.threads)
 
     def run(
         self, feeds: Mapping[str, Array], dims: Mapping[str, int], keep: tuple[str, ...]

@@ -272,6 +272,16 @@ class Planner:
 
     # --- inside
 
+    def forget(self, count: int) -> None:
+        """Take back all steps but the first `count`, and the buffers that they would have written."""
+        for step in self.steps[count:]:
+            for buffer in step.writes:
+                kept = [b for b in self.places.get(buffer.name, []) if b is not buffer]
+                self.places.pop(buffer.name, None)
+                if kept:
+                    self.places[buffer.name] = kept
+        del self.steps[count:]
+
     def _wanted_halos(self) -> dict[str, Halo]:
         """For each value that is only read by ops that read through a halo, the padding that convolutions want."""
         wanted: dict[str, Halo] = {}
@@ -345,7 +355,7 @@ class Plan:
         model: Model,
         dims: Mapping[str, int],
         level: Level,
-        kernels: Mapping[str, Callable[[Planner, Any], bool]],
+        lower: Callable[[Planner, Any], bool],
         threads: int = 1,
     ) -> None:
         self.model, self.dims, self.level, self.threads = model, dict(dims), level, threads
@@ -356,10 +366,9 @@ class Plan:
         for op in model.ops:
             if op.outputs[0] in planner.done:
                 continue
-            lower = kernels.get(op.name)
             count = len(planner.steps)
-            if lower is None or not lower(planner, op):
-                del planner.steps[count:]
+            if not lower(planner, op):
+                planner.forget(count)
                 self._add_reference(planner, op)
         self.outputs = {name: planner.read(name) for name in model.outputs}
         self.steps = planner.steps

@@ -57,9 +57,7 @@ def emit(name: str, level: Level, taps: int, kind: str, layout: tuple[tuple[str,
                 bytes = [b ^ -128 for b in bytes]
             mixed = level.interleave4(k, *bytes, *[nothing] * (4 - real))
             own = sums[4 * t : 4 * t + 4]
-            out += [
-                level.dot4(k, s, m, v) for s, m, v in zip(own, mixed, weights, strict=True)
-            ]
+            out += [level.dot4(k, s, m, v) for s, m, v in zip(own, mixed, weights, strict=True)]
         return out
 
     def addresses(name: str, base: Value, tile: Value) -> list[Value]:
@@ -87,7 +85,9 @@ def emit(name: str, level: Level, taps: int, kind: str, layout: tuple[tuple[str,
                 p = stages.load_parameters(k, level, layout, parameters + i * size)
                 for t in pixels:
                     code = stages.FORMULAS[kind](k, level, sums[4 * t + i], p)
-                    sums[4 * t + i] = code + zero if item == 1 else code
+                    sums[4 * t + i] = (
+                        code if kind in (*stages.WIDE, *stages.WITH_OFFSET) else code + zero
+                    )
             ys = addresses("y_offset", k.arg("y") + at * item, tile)
             for t in pixels:
                 own = sums[4 * t : 4 * t + 4]
@@ -133,6 +133,8 @@ def lower(p: Any, op: Any) -> bool:
     level: Level = p.level
     start = -(byte_zero_point(x) - level.shift) * signed.sum(axis=0, dtype=np.int64)
     stage = stages.stage_of(op, x, w, y, start, bias)
+    if stage is None:
+        return False
     source = p.read(op.inputs[0], op.padding)
     target = p.write(op.outputs[0], halo=True)
 

@@ -123,7 +123,7 @@ def emit(
             for r in each_row:
                 at = r * vectors + v
                 codes[at] = stages.FORMULAS[kind](k, level, sums[at], p)
-                if item == 1:
+                if item == 1 and kind not in stages.WITH_OFFSET:
                     codes[at] = codes[at] + zero
         if then:
             add(codes, tile, y_ahead)
@@ -195,6 +195,8 @@ def lower(p: Any, op: Any) -> bool:
     x_zero = byte_zero_point(x) - p.level.shift
     start = -x_zero * signed.sum(axis=tuple(range(1, signed.ndim)), dtype=np.int64)
     stage = stages.stage_of(op, x, w, y, start, bias)
+    if stage is None:
+        return False
     name = op.outputs[0]
     following = p.sole_reader(name)
     if stage.kind == "sum" and following is not None and following.name == "dequantize":

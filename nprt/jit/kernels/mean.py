@@ -76,6 +76,8 @@ def lower(p: Any, op: Any) -> bool:
     x, y = p.type(op.inputs[0]), p.type(op.outputs[0])
     if not x.is_codes or not y.is_codes or not covers_all(op, x):
         return False
+    if op.numerics not in rounding.MEAN or getattr(op, "divisor", None) is not None:
+        return False
     if op.name == "average_pool" and op.numerics == "integer":
         if (x.dtype, x.quant) == (y.dtype, y.quant):
             return False  # eq. (20)

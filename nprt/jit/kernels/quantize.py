@@ -10,6 +10,7 @@ from nprt.jit.kernels import rows
 from nprt.jit.kernels.stage import to_bytes
 from nprt.jit.simd import Level
 
+NUMERICS = ("onnx", "torch", "pt2e")
 SCALARS = ("scale", "zero", "offset", "nan")
 RECORD = rows.record(1, *SCALARS)
 
@@ -57,6 +58,8 @@ def scalars(op: Any, y: Any) -> dict[str, int]:
 
 
 def lower(p: Any, op: Any) -> bool:
+    if op.numerics not in NUMERICS:
+        return False
     x = p.read(op.inputs[0])
     y = p.type(op.outputs[0])
     out = p.write(op.outputs[0], halo=len(y.shape) >= 3)

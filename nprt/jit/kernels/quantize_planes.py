@@ -55,6 +55,8 @@ def emit(name: str, level: Level, numerics: str, channels: int) -> Any:
 
 def lower(p: Any, op: Any, transpose: Any) -> bool:
     """`transpose` is the only reader of what `op` quantizes."""
+    if op.numerics not in quantize.NUMERICS or len(p.shape(op.inputs[0])) < 3:
+        return False
     batch, channels, *spatial = p.shape(op.inputs[0])
     rank = len(spatial)
     if rank < 1 or tuple(transpose.perm) != (0, *range(2, rank + 2), 1) or not 2 <= channels <= 4:

@@ -143,14 +143,16 @@ FORMULAS: dict[str, Callable[..., Value]] = {
     "sum": lambda k, level, acc, p: acc,
     "real": lambda k, level, acc, p: (acc.to_float() * p["scale"]).bits(level.i32),  # eq. (2)
 }
+# Kinds whose codes have the offset in them.
+WITH_OFFSET = ("integer_tall",)
 # Kinds that give 4 bytes for each sum, not a byte.
 WIDE = ("sum", "real")
 
 
 def stage_of(
     op: Any, x: TensorType, w: TensorType, y: TensorType, start: Array, bias: Array | None
-) -> Stage:
-    """The stage of a conv, depthwise_conv or linear.
+) -> Stage | None:
+    """The stage of a conv, depthwise_conv or linear; None for numerics without a formula here.
 
     Args:
         start: int64 (channels,), what takes the zero points off the sums of bytes.
@@ -176,7 +178,7 @@ def stage_of(
     if op.numerics == "integer":
         real = np.float64(xs) * np.float64(ws) / np.float64(ys)
         multiplier, bits = (each(v, np.int64) for v in rounding.quantize_multiplier(real))
-        kind, fields = integer_fields(multiplier, bits)
+        kind, fields = integer_fields(multiplier, bits, zero_point + shift)
         return stage(kind, zero_point, **fields)
     if op.numerics == "ort":
         multiplier = each(np.float32(xs) * np.float32(ws) / np.float32(ys), np.float32)
@@ -195,19 +197,22 @@ def stage_of(
         return stage(
             "fbgemm_tensor", zero_point, bias=real_bias, inverse=inverse, multiplier=multiplier
         )
-    if op.numerics == "onednn":
-        twice = rounding.twice_inverted
+    twice = rounding.twice_inverted
+    if op.numerics == "onednn" or (op.numerics == "onednn-general" and op.name == "depthwise_conv"):
+        first, second = twice(xs), twice(ws) if op.name == "linear" else np.float32(ws)
+        if op.numerics == "onednn-general":
+            first, second = first * second, np.float32(1)  # eq. (61)
         return stage(
             "onednn",
             0,
-            x_scale=each(twice(xs), np.float32),
-            w_scale=each(twice(ws) if op.name == "linear" else ws, np.float32),
+            x_scale=each(first, np.float32),
+            w_scale=each(second, np.float32),
             bias=real_bias,
             y_inverse=each(np.float32(1) / twice(ys), np.float32),
             y_zero_point=each(zero_point, np.float32),
         )
     if op.numerics != "pt2e":
-        raise NotImplementedError(f"numerics {op.numerics!r}")
+        return None
     return stage(
         "pt2e",
         zero_point,
@@ -218,10 +223,18 @@ def stage_of(
     )
 
 
-def integer_fields(multiplier: Array, shift: Array) -> tuple[str, dict[str, Array]]:
-    """The formula and the fields of fixed-point factors, int64 (channels,)."""
-    fields = {"multiplier": multiplier, "rounding": np.int64(1) << (shift - 1), "shift": shift}
-    return "integer_tall" if shift.min() >= 32 else "integer", fields
+def integer_fields(multiplier: Array, shift: Array, offset: int) -> tuple[str, dict[str, Array]]:
+    """The formula and the fields of fixed-point factors, int64 (channels,).
+
+    `integer_tall` is for shifts in [32, 54], which nearly all are: the offset is part of the rounding there. It is at
+    most 255, so it stays below 2**62, as does the product.
+    """
+    rounding_ = np.int64(1) << (shift - 1)
+    kind = "integer"
+    if shift.min() >= 32 and shift.max() <= 54:
+        kind = "integer_tall"
+        rounding_ = rounding_ + (np.int64(offset) << shift)
+    return kind, {"multiplier": multiplier, "rounding": rounding_, "shift": shift}
 
 
 def wrapped(numbers: Array) -> Array:

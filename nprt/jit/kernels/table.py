@@ -48,3 +48,34 @@ KERNELS: dict[str, Callable[[Any, Any], bool]] = {
     "sub": binary.lower,
     "transpose": movement.lower_transpose,
 }
+
+# The fields that the kernels of each op heed. An op with another is run by its reference.
+WINDOW = ("stride", "dilation", "padding", "clamp", "numerics")
+POOL = ("kernel", "stride", "dilation", "padding", "ceil_mode")
+FIELDS: dict[str, tuple[str, ...]] = {
+    "add": ("clamp", "numerics"),
+    "average_pool": (*POOL, "include_padding", "divisor", "clamp", "numerics"),
+    "concat": ("axis",),
+    "conv": (*WINDOW, "groups"),
+    "depthwise_conv": WINDOW,
+    "dequantize": (),
+    "global_average_pool": ("numerics",),
+    "linear": ("clamp", "numerics"),
+    "lookup": ("function",),
+    "max_pool": POOL,
+    "mul": ("clamp", "numerics"),
+    "pad": ("padding", "mode", "value"),
+    "quantize": ("numerics",),
+    "reduce_mean": ("axes", "keepdims", "numerics"),
+    "reshape": (),
+    "slice": ("starts", "stops", "steps"),
+    "sub": ("clamp", "numerics"),
+    "transpose": ("perm",),
+}
+
+
+def lower(planner: Any, op: Any) -> bool:
+    """Add the steps of an op to a plan; False where no kernel does it."""
+    if op.name not in KERNELS or not set(op.fields()) <= set(FIELDS[op.name]):
+        return False
+    return KERNELS[op.name](planner, op)
