@@ -257,6 +257,11 @@ class Kernel:
         """`a * b + c`, rounded once."""
         return self.call(f"llvm.fma.{mangle(a.type)}", a.type, a, b, c)
 
+    def prefetch(self, address: Value, *, write: bool = False) -> None:
+        """Ask for a cache line that is needed soon."""
+        flags = [self.const(I32, n) for n in (int(write), 3, 1)]
+        self.call("llvm.prefetch.p0", ir.VoidType(), self.pointer(address), *flags)
+
     def scratch(self, type: Type) -> Value:
         """The address of memory on the stack."""
         with self.b.goto_entry_block():

@@ -283,12 +283,13 @@ class Planner:
         del self.steps[count:]
 
     def _wanted_halos(self) -> dict[str, Halo]:
-        """For each value that is only read by ops that read through a halo, the padding that convolutions want."""
+        """For each value that is only read by ops that read through a halo, the padding that windows want."""
         wanted: dict[str, Halo] = {}
         dense: set[str] = set(self.model.outputs)
         for op in self.model.ops:
             for name in op.used_inputs():
-                if op.name in ("conv", "depthwise_conv") and name == op.inputs[0]:
+                pool = op.name == "max_pool" and self.zero_byte(name) == 0
+                if pool or (op.name in ("conv", "depthwise_conv") and name == op.inputs[0]):
                     padding: Halo = op.padding  # type: ignore[attr-defined]
                     old = wanted.get(name, tuple((0, 0) for _ in padding))
                     wanted[name] = tuple(

@@ -19,9 +19,10 @@ from nprt.jit.simd import Level, Rescale
 SCALARS = (
     *("offset", "low", "high", "a_zero", "b_zero"),
     *("a_scale", "b_scale", "y_scale", "constant"),  # float32
-    *(f"{which}_{part}" for which in "aby" for part in ("multiplier", "rounding", "shift")),
+    *(f"{which}_{part}" for which in "aby" for part in ("multiplier", "low", "rounding", "shift")),
 )
 RECORD = rows.record(2, *SCALARS)
+LOW_BITS = 11  # of a multiplier that is cut in two
 
 
 class Terms:
@@ -37,28 +38,41 @@ class Terms:
         return rows.int_arg(self.k, self.level, name)
 
     def rescale(self, which: str, value: Value) -> Value:
-        """`value` in fixed point times a factor. kinds: for a, b and y "t" tall, "s" not, "h" one half of a << 20."""
+        """`value` in fixed point times a factor, which is for a and b times 2**20.
+
+        kinds, for a, b and y: "h" a factor of one half; "n" narrow, all in int32; "t" tall, "o" with the offset of y
+        in the rounding; "s" any other.
+        """
         kind = self.kinds["aby".index(which)]
         if kind == "h":
-            return value >> 1
+            return value << (rounding.ADD_SHIFT - 1)
+        if kind == "n":
+            # The multiplier is high * 2**11 + low; the floor of the whole is the floor of the floor of a part.
+            high, low = value * self.i(f"{which}_multiplier"), value * self.i(f"{which}_low")
+            return (high + ((low + self.i(f"{which}_rounding")) >> LOW_BITS)) >> self.i(
+                f"{which}_shift"
+            )
+        if which != "y":
+            value = value << rounding.ADD_SHIFT
         half = self.level.lanes // 2
         multiplier, rounding_, shift = (
             self.k.arg(f"{which}_{part}") for part in ("multiplier", "rounding", "shift")
         )
-        odd = shift - 32 if kind == "t" else shift
+        tall = kind in "to"
+        odd = shift - 32 if tall else shift
         by = Rescale(
             (multiplier.splat(half),) * 2,
             (rounding_.splat(half),) * 2,
             (shift.splat(half), odd.splat(half)),
         )
-        return self.level.rescale(self.k, value, by, tall=kind == "t")
+        return self.level.rescale(self.k, value, by, tall=tall)
 
 
 def _integer(t: Terms, name: str, a: Value, b: Value) -> Value:
     a, b = a - t.i("a_zero"), b - t.i("b_zero")
     if name == "mul":
         return t.rescale("y", a * b)
-    a, b = (t.rescale(which, v << rounding.ADD_SHIFT) for which, v in (("a", a), ("b", b)))
+    a, b = t.rescale("a", a), t.rescale("b", b)
     return t.rescale("y", a + b if name == "add" else a - b)  # eq. (11)
 
 
@@ -108,7 +122,8 @@ def apply(
 ) -> Value:
     """int32 bytes of y, not saturated, from int32 bytes of a and b."""
     terms = Terms(k, level, kinds)
-    return FORMULAS[numerics](terms, name, a, b) + terms.i("offset")
+    code = FORMULAS[numerics](terms, name, a, b)
+    return code if kinds[2] == "o" else code + terms.i("offset")
 
 
 def emit(name: str, level: Level, op: str, numerics: str, kinds: str) -> Any:
@@ -124,6 +139,27 @@ def emit(name: str, level: Level, op: str, numerics: str, kinds: str) -> Any:
         ]
 
     return rows.emit(k, level, ["byte", "byte"], "byte", body)
+
+
+def _factor(
+    which: str, real: float, multiplier: int, shift: int, offset: int
+) -> tuple[str, dict[str, int]]:
+    """The kind of a factor, see `Terms.rescale`, and its scalars."""
+    fields = {"multiplier": multiplier, "rounding": 1 << (shift - 1), "shift": shift}
+    if which != "y" and real == 0.5:
+        return "h", fields
+    if which != "y" and 32 <= shift <= 51:
+        # value * 2**20 * multiplier * 2**-shift: |value| < 2**8, so the parts stay below 2**28 and 2**31
+        rest = shift - rounding.ADD_SHIFT
+        return "n", {
+            "multiplier": multiplier >> LOW_BITS,
+            "low": multiplier & ((1 << LOW_BITS) - 1),
+            "rounding": 1 << (rest - 1),
+            "shift": rest - LOW_BITS,
+        }
+    if which == "y" and 32 <= shift <= 54:
+        return "o", {**fields, "rounding": fields["rounding"] + (offset << shift)}
+    return ("t" if shift >= 32 else "s"), fields
 
 
 def scalars(op: Any, a: Any, b: Any, y: Any) -> tuple[str, dict[str, int]] | None:
@@ -160,15 +196,8 @@ def scalars(op: Any, a: Any, b: Any, y: Any) -> tuple[str, dict[str, int]] | Non
         found = dict.fromkeys("aby", "s")
         for which, real in factors.items():
             multiplier, shift = map(int, rounding.quantize_multiplier(real))
-            if which != "y" and real == 0.5:
-                found[which] = "h"
-            elif shift >= 32:
-                found[which] = "t"
-            args |= {
-                f"{which}_multiplier": multiplier,
-                f"{which}_rounding": 1 << (shift - 1),
-                f"{which}_shift": shift,
-            }
+            found[which], fields = _factor(which, float(real), multiplier, shift, args["offset"])
+            args |= {f"{which}_{part}": value for part, value in fields.items()}
         kinds = "".join(found.values())
     elif op.numerics == "ort" and op.name == "mul":
         args |= {

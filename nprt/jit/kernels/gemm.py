@@ -97,6 +97,9 @@ def emit(
     def tile_of(tile: Value, panel: Value, x_base: Value, y_ahead: Value, count: Value) -> None:
         parameters = k.arg("parameters") + panel * (vectors * size)
         sums = [k.load(parameters, level.i32, v * size) for _ in each_row for v in each_vector]
+        if then:  # the other operand comes from afar; it arrives during the product
+            for other in addresses("other_offset", k.arg("other") + y_ahead, tile):
+                k.prefetch(other)
         xs = addresses("x_offset", x_base, tile)
 
         def run(j: Value, carried: list[Value]) -> list[Value]:
