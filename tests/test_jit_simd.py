@@ -120,6 +120,24 @@ def test_interleave_and_pack_interleaved(level):
     np.testing.assert_array_equal(out[order], np.clip(values, 0, 255))
 
 
+def test_lookup(level):
+    rng = np.random.default_rng(0)
+    table = rng.permutation(256).astype(np.uint8)
+    x = rng.integers(0, 256, level.bytes).astype(np.uint8)
+    answered = []
+
+    def body(k, at):
+        found = level.lookup(k, at["a"], k.load(at["b"], level.i8))
+        answered.append(found is not None)
+        if found is not None:
+            k.store(found, at["y"])
+
+    out = execute(level, "lookup", body, level.bytes, table, x)
+    assert answered
+    if answered[0]:
+        np.testing.assert_array_equal(out, Plain.lookup(table, x))
+
+
 def test_round_to_int(level):
     rng = np.random.default_rng(0)
     halves = np.arange(-300, 300, 0.5, np.float32)

@@ -47,6 +47,11 @@ class Plain:
         return np.clip(np.concatenate(vectors), 0, 255).astype(np.uint8)
 
     @staticmethod
+    def lookup(table: Array, x: Array) -> Array:
+        """For each byte of x the entry of a table of 256 bytes."""
+        return table[x]
+
+    @staticmethod
     def round_to_int(v: Array) -> Array:
         """float32 to int32, ties to even. Beyond +-2**21 any integer beyond +-2**21; NaN gives any."""
         return np.clip(np.rint(v), -(2.0**21), 2.0**21).astype(np.int32)
@@ -150,6 +155,10 @@ class Level:
         plain = self.pack_u8(k, vectors)
         order = np.argsort(self.channel_order.reshape(-1))
         return k.shuffle(plain, None, order.tolist())
+
+    def lookup(self, k: Kernel, table: Value, x: Value) -> Value | None:
+        """Bytes of a table at an address; None where the level is no faster at this than a loop over the bytes."""
+        return None
 
     def store_first(self, k: Kernel, value: Value, address: Value, count: Value) -> None:
         """Store the first `count` bytes of a vector of bytes."""
@@ -262,6 +271,17 @@ class Avx512Vnni(Avx2):
         name = "llvm.x86.avx512.mask.cvtps2dq.512"
         every, current = k.const(I16, -1), k.const(I32, 4)
         return k.call(name, self.i32, v.minimum(2.0**30), k.const(self.i32, 0), every, current)
+
+    def lookup(self, k: Kernel, table: Value, x: Value) -> Value | None:
+        if not host()[2].get("avx512vbmi"):
+            return None
+        quarters = [k.load(table, self.i8, 64 * i) for i in range(4)]
+        name = (
+            "llvm.x86.avx512.vpermi2var.qi.512"  # the lower seven bits of x choose from two vectors
+        )
+        lower = k.call(name, self.i8, quarters[0], x, quarters[1])
+        upper = k.call(name, self.i8, quarters[2], x, quarters[3])
+        return k.select(x.less_signed(0), upper, lower)
 
     def store_first(self, k: Kernel, value: Value, address: Value, count: Value) -> None:
         size = value.type.count
