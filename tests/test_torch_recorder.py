@@ -245,7 +245,7 @@ def test_merged_batch_is_fixed():
     shape, notes = batch_of(lambda s, x: x.reshape(-1, 4), X)
     assert shape == (6, 4)
     assert notes == [
-        "the batch is fixed at 2: shape [6, 4]: 6 becomes 9 when the batch goes from 2 to 3"
+        "the batch is fixed at 2: an output has shape [N*3, 4], which merges the batch with other dimensions"
     ]
 
 

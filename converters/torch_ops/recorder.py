@@ -774,6 +774,8 @@ def needed(recording: Recording) -> tuple[list[Call], set[Ref]]:
 def free_batch(first: Recording, second: Recording, sizes: tuple[int, int]) -> Recording:
     """One recording for any batch, from two with batches of `sizes`.
 
+    A dimension that merges the batch with others is "N*4"; see `merged`.
+
     Raises:
         Differs: saying where they are not alike.
     """
@@ -785,8 +787,9 @@ def free_batch(first: Recording, second: Recording, sizes: tuple[int, int]) -> R
     def dim(a: Any, b: Any, what: str) -> Any:
         if a == b:
             return a
-        if (a, b) == sizes:
-            return BATCH
+        count, rest = divmod(a, sizes[0])
+        if not rest and b == count * sizes[1]:
+            return BATCH if count == 1 else f"{BATCH}*{count}"
         raise Differs(f"{what}: {a} becomes {b} when the batch goes from {sizes[0]} to {sizes[1]}")
 
     def unify(a: Any, b: Any, what: str) -> Any:
