@@ -76,7 +76,9 @@ class _Program:
     def require_parted(self, item: Any, what: str) -> None:
         if isinstance(item, Ref) and (item in self.groups or _is_merged(self.values[item.index])):
             shape = ", ".join(map(str, self.was(item)))
-            raise Differs(f"{what} has shape [{shape}], which merges the batch with other dimensions")
+            raise Differs(
+                f"{what} has shape [{shape}], which merges the batch with other dimensions"
+            )
 
     # --- calls ----------------------------------------------------------------------------------------
 
@@ -122,7 +124,8 @@ def view(program: _Program, call: Call) -> Call:
     """The elements before the batch, in each sample, and behind it are as many as they were."""
     (source, (target,)) = (call.args[0], call.outputs)
     assert target is not None
-    shape, groups = [], []
+    shape: list[Dim] = []
+    groups: list[tuple[int, ...]] = []
     before = math.prod(_numbers(_until_batch(program.shape(source))))
     ahead = 1
     for dim in program.was(target):
