@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nprt.converters.pipeline import convert
@@ -197,7 +198,7 @@ def record_batches(
     """The module's operators, for any batch if that is possible; and a note that says why, if not."""
     import torch
 
-    from nprt.converters.torch_ops import recorder
+    from nprt.converters.torch_ops import merged, recorder
 
     first = recorder.record(module, args, kwargs)
     tensors = recorder.tensors_of((args, kwargs))
@@ -206,18 +207,30 @@ def record_batches(
         return first, []
     size = tensors[0].shape[batch_axis]
 
-    def grown(item: Any) -> Any:
+    def grown(item: Any, times: int = 1) -> Any:
         if (
             isinstance(item, torch.Tensor)
             and item.ndim > batch_axis
             and item.shape[batch_axis] == size
         ):
-            return recorder.with_one_more(item, batch_axis)
+            for _ in range(times):
+                item = recorder.with_one_more(item, batch_axis)
         return item
 
     try:
         second = recorder.record(module, *changed(grown, args, kwargs))
-        return recorder.free_batch(first, second, (size, size + 1)), []
+        try:
+            free = recorder.free_batch(first, second, (size, size + 1))
+        except recorder.DependsOnData:
+            raise
+        except recorder.Differs:
+            if size != 1:
+                raise
+            # Views of a single sample need no copies, so that it runs other operators than several do.
+            third = recorder.record(module, *changed(partial(grown, times=2), args, kwargs))
+            free = recorder.free_batch(second, third, (2, 3))
+            free.results = first.results
+        return merged.taken_apart(free), []
     except recorder.DependsOnData as difference:
         first.problems += [] if first.problems else [str(difference)]
         return first, []

@@ -23,7 +23,8 @@ from nprt.version import __version__
 if TYPE_CHECKING:
     import numpy as np
 
-    from nprt.compare import Comparison, Row
+    from nprt.compare import Comparison
+    from nprt.compare import Row as ComparedRow
     from nprt.converters import QuantizationConfig
     from nprt.ir import Model
 
@@ -545,7 +546,7 @@ def compare(options: argparse.Namespace) -> int:
 Row = tuple[str, list[str]]  # a heading, and the lines beside it
 
 
-def _write_comparison(result: Comparison, first: Row | None, other: str) -> None:
+def _write_comparison(result: Comparison, first: ComparedRow | None, other: str) -> None:
     table = [("op", "value", "compared", "differ", "largest", "SNR dB")]
     for row in result.rows:
         largest = (

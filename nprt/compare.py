@@ -126,7 +126,7 @@ def _aligned(array: Array, other: Array) -> Array | None:
         candidate = other.transpose(order)
         if candidate.shape != array.shape:
             continue
-        differing = np.count_nonzero(candidate != array)
+        differing = int(np.count_nonzero(candidate != array))
         if differing < fewest:
             best, fewest = candidate, differing
         if not differing:

@@ -23,6 +23,11 @@ from torch_runner import ENGINES, QUIET, assert_same, converted, engine, outputs
 pytestmark = [pytest.mark.filterwarnings(f) for f in QUIET]
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
 @dataclass(frozen=True)
 class Layer:
     """A quantized layer: `kind` is "conv", "conv_transpose" or "linear"; rank 0 is linear.
@@ -236,7 +241,7 @@ def test_convolutions(name: str, rank: int) -> None:
     if (name, rank) == ("qnnpack", 3):
         pytest.skip("qnnpack does not unpack 3D convolutions: refused below")
 
-    @settings(deadline=None, max_examples=60, derandomize=True)
+    @settings(deadline=None, max_examples=[40, 60, 30][rank - 1], derandomize=True)
     @given(layers("conv", rank))
     def inner(layer: Layer) -> None:
         random_layer(name, layer)
@@ -250,7 +255,7 @@ def test_transposed_convolutions(name: str, rank: int) -> None:
     if (name, rank) == ("qnnpack", 3):
         pytest.skip("qnnpack does not unpack 3D convolutions: refused below")
 
-    @settings(deadline=None, max_examples=40, derandomize=True)
+    @settings(deadline=None, max_examples=[40, 30, 15][rank - 1], derandomize=True)
     @given(layers("conv_transpose", rank))
     def inner(layer: Layer) -> None:
         random_layer(name, layer)
@@ -527,10 +532,13 @@ def test_general_kernels_of_onednn(name: str) -> None:
             ]
 
 
-def test_a_bias_beyond_int32_is_refused() -> None:
+def test_a_bias_beyond_int32_is_cut_off() -> None:
+    """As behind a layer whose results are all 0, where the scale of x is tiny."""
     w = torch._make_per_tensor_quantized_tensor(torch.ones(2, 3, dtype=torch.int8), 1e-6, 0)
-    x = torch._make_per_tensor_quantized_tensor(torch.ones(1, 3, dtype=torch.uint8), 1e-6, 0)
+    x = torch._make_per_tensor_quantized_tensor(torch.zeros(1, 3, dtype=torch.uint8), 1e-6, 0)
     with engine("qnnpack"):
         packed = torch.ops.quantized.linear_prepack(w, torch.tensor([1.0, 2.0]))
-        with pytest.raises(UnsupportedOpError, match="too large for the int32 sums"):
-            from_torch(Quantized("linear", packed, 0.1, 0), x)
+        module = Quantized("linear", packed, 1e-6, 0)
+        model = converted(module, x)
+        np.testing.assert_array_equal(run(model, x)[0], outputs(module, x)[0])
+    assert "cut off where they cannot" in str(model.origin.notes)

@@ -17,7 +17,7 @@ from nprt.converters import from_torch  # noqa: E402
 from nprt.converters.from_torch import import_recording, record_batches  # noqa: E402
 from nprt.converters.pipeline import float_model  # noqa: E402
 from nprt.converters.torch_ops import recorder  # noqa: E402
-from nprt.errors import UnsupportedOpError  # noqa: E402
+from nprt.errors import ModelError, UnsupportedOpError  # noqa: E402
 
 pytestmark = [pytest.mark.filterwarnings(f) for f in (*QUIET, "ignore::UserWarning")]
 
@@ -245,7 +245,7 @@ def test_merged_batch_is_fixed():
     shape, notes = batch_of(lambda s, x: x.reshape(-1, 4), X)
     assert shape == (6, 4)
     assert notes == [
-        "the batch is fixed at 2: shape [6, 4]: 6 becomes 9 when the batch goes from 2 to 3"
+        "the batch is fixed at 2: an output has shape [N*3, 4], which merges the batch with other dimensions"
     ]
 
 
@@ -370,6 +370,19 @@ def test_control_by_data_is_refused(function, operator):
     message = refused(function, X)
     assert operator in message
     assert "test_torch_recorder.py:" in message
+
+
+def test_control_flow_operators_are_refused():
+    """As they stand in a graph."""
+    graph = torch.fx.Graph()
+    x = graph.placeholder("x")
+    branch = nn.Module()
+    branch.a, branch.b = torch.fx.symbolic_trace(nn.ReLU()), torch.fx.symbolic_trace(nn.Tanh())
+    branches = [graph.get_attr(name) for name in "ab"]
+    choice = graph.call_function(torch.ops.higher_order.cond, (True, *branches, (x,)))
+    graph.output(choice)
+    with pytest.raises(ModelError, match="node cond: cond is control flow"):
+        from_torch(torch.fx.GraphModule(branch, graph), X)
 
 
 def test_data_behind_the_dispatcher():

@@ -51,7 +51,7 @@ def table(m: Importer, call: Call) -> None:
     value = m.recording.values[ref.index]
     codes = every_code(value)
     entries = evaluate(m, call, codes, ref)
-    alone = torch.cat([evaluate(m, call, part, ref) for part in codes.split(BLOCK // 2)])
+    alone = torch.cat([evaluate(m, call, part, ref) for part in torch.split(codes, BLOCK // 2)])
     loop = loop_over(value, m.result(call))
     if loop == "scalar":
         entries = alone
@@ -74,6 +74,8 @@ def loop_over(x: Value, y: Value) -> str:
 
 def every_code(value: Value) -> torch.Tensor:
     """All codes of a quantized tensor's dtype, in order, with its scale and zero point."""
+    assert value.scale is not None
+    assert value.zero_point is not None
     signed = value.dtype == torch.qint8
     codes = (
         torch.arange(-128, 128, dtype=torch.int8)
@@ -338,8 +340,8 @@ def rescaled(m: Importer, call: Call, part: Any, axis: int, fast: bool, relu: bo
 
     if isinstance(part, Known):
         dim = 1 if fast else axis - part.tensor.ndim
-        codes, quant = quantized_array(alone(part.tensor, dim))
-        constant = m.graph.constant(codes, part.name or out, quant)
+        array, quant = quantized_array(alone(part.tensor, dim))
+        constant = m.graph.constant(array, part.name or out, quant)
         if part.repeats is None:
             return constant
         like = m.graph.types[constant].with_shape(m.shape(part))

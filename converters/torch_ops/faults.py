@@ -227,7 +227,8 @@ class Transposed:
         sizes = [2 * m + 1 for m in middle]
         codes = np.zeros((len(channels), len(conv.weight), *sizes), np.uint8)
         for sample, channel in enumerate(channels):
-            codes[(sample, channel, *middle)] = 1
+            tap = (sample, channel, *middle)
+            codes[tap] = 1
         y = self._run(codes, x_scale, x_scale * self.w_scale, 0, 128).astype(np.int16) - 128
         first = [m * s - p for m, s, p in zip(middle, conv.stride, conv.padding, strict=True)]
         window = [
@@ -238,7 +239,8 @@ class Transposed:
         found = []
         for sample, channel in enumerate(channels):
             outputs = slice(channel // rows * columns, (channel // rows + 1) * columns)
-            found.append(y[(sample, outputs, *window)])
+            at: tuple[Any, ...] = (sample, outputs, *window)
+            found.append(y[at])
         return np.stack(found)
 
 

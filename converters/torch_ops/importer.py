@@ -243,7 +243,7 @@ class Importer(Builder):
 
     # --- engines --------------------------------------------------------------------------------------
 
-    def layer_engine(self, packed: torch.ScriptObject, x86: str = "fbgemm") -> str:
+    def layer_engine(self, packed: Any, x86: str = "fbgemm") -> str:
         """The engine that packed weights are for, "fbgemm", "onednn" or "qnnpack", whatever the current one is.
 
         Args:
@@ -261,8 +261,8 @@ class Importer(Builder):
             return engine
         if self.required:
             raise ModelError(
-                f"its weights are packed for the engine {engine}, and {self.engine} computes with {expected}; leave out "
-                f"engine, or load the module while torch.backends.quantized.engine is {self.engine!r}"
+                f"its weights are packed for the engine {engine}, and {self.engine} computes with {expected}; leave "
+                f"out engine, or load the module while torch.backends.quantized.engine is {self.engine!r}"
             )
         if "qnnpack" in (engine, self.engine):
             text = (
@@ -279,7 +279,7 @@ class Importer(Builder):
             return self.engine
         return f"{self.engine}, layers by {' and '.join(sorted(self.engines))}"
 
-    def conv_engine(self, packed: torch.ScriptObject, weight: torch.Tensor) -> str:
+    def conv_engine(self, packed: Any, weight: torch.Tensor) -> str:
         """The engine that runs a packed convolution."""
         fits = packed.groups() <= 100 and is_symmetric(weight)
         fits = fits and not any(packed.output_padding())
@@ -391,7 +391,7 @@ def spatial(item: Any, rank: int) -> tuple[int, ...]:
     return tuple(int(n) for n in (items if len(items) == rank else [*items] * rank))
 
 
-def packed_engine(packed: torch.ScriptObject) -> str:
+def packed_engine(packed: Any) -> str:
     """Which kernels packed weights are for: "fbgemm", "onednn" or "qnnpack".
 
     The packed object does not say. It is offered signed codes, which only onednn's linear takes; the others refuse them

@@ -88,12 +88,28 @@ def operands(
     x_scale = m.recording.values[call.args[0].index].scale
     assert x_scale is not None
     sums = rounding.quantize_bias_qnnpack(bias, np.float64(x_scale), scales_of(weight))
-    if np.any(np.abs(sums) >= 2.0**31):
-        raise ModelError("its bias is too large for the int32 sums of the engine qnnpack")
+    room = 2**31 - 1 - greatest_sums(call, codes, quant)
+    if np.any(np.abs(sums) > room):
+        m.note(
+            call,
+            "its bias does not fit in the int32 sums of the engine qnnpack: torch's sums may overflow, and nprt's bias is "
+            "cut off where they cannot",
+        )
+        sums = np.clip(sums.astype(np.float64), -room, room)
     scale = np.float32(x_scale) * quant.scales
     added = QuantParams.of(scale, 0, 0 if scale.ndim else None)
     added_codes = m.graph.constant(sums.astype(np.int32), base, added)
     return x, w, m.emit(Dequantize, added_codes, out=f"{base}~real")
+
+
+def greatest_sums(call: Call, codes: Array, quant: QuantParams) -> Array:
+    """int64 (out_channels,): bounds of the sums of a layer without its bias, eq. (4), for any codes of x."""
+    packed: Any = call.args[1]
+    if hasattr(packed, "stride") and packed.transpose():
+        parts = codes.reshape(packed.groups(), -1, *codes.shape[1:]).swapaxes(1, 2)
+        codes = parts.reshape(-1, *parts.shape[2:])
+    rows = codes.reshape(len(codes), -1).astype(np.int64)
+    return 255 * np.abs(rows - np.reshape(quant.zero_points, (-1, 1))).sum(axis=1)
 
 
 def scales_of(weight: torch.Tensor) -> Array:

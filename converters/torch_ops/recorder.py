@@ -62,6 +62,9 @@ RANDOM = (
 # The base classes of observers and fake quantizers, of torch and of torchao.
 OBSERVERS = {"ObserverBase", "FakeQuantizeBase", "AffineQuantizedObserverBase"}
 
+# Operators that choose what runs while it runs.
+CONTROL_FLOW = ("cond", "while_loop", "scan", "map_impl", "associative_scan")
+
 CHANGED = (
     "it reads a tensor that was changed through a view of it, by {}; "
     "make a new tensor with torch.cat or torch.where"
@@ -203,6 +206,8 @@ class Recording:
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records while it is active. Tensors are told apart by identity, so all of them are kept alive."""
 
+    supports_higher_order_operators = True  # to refuse them by name
+
     def __init__(self, root: torch.nn.Module, keep_data: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.recording = Recording()
@@ -265,6 +270,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        if isinstance(func, torch._ops.HigherOrderOperator):
+            raise ModelError(control_flow(str(func), self.place()))
         if self.paused:
             return func(*args, **kwargs)
         name, _, overload = str(func).rpartition(".")
@@ -426,6 +433,10 @@ class _Whole(TorchFunctionMode):
         return self.recorder.record(name, "default", func, args, kwargs)
 
 
+def control_flow(name: str, place: Place) -> str:
+    return f"{place}: {name} is control flow, which a model does not have; use torch.where"
+
+
 class _Interpreter(torch.fx.Interpreter):
     """Runs a graph module node by node, so that each operator knows the node it came from."""
 
@@ -435,6 +446,8 @@ class _Interpreter(torch.fx.Interpreter):
 
     def run_node(self, n: torch.fx.Node) -> Any:
         self.recorder.node = _place_of(n)
+        if isinstance(n.target, torch._ops.HigherOrderOperator) and str(n.target) in CONTROL_FLOW:
+            raise ModelError(control_flow(str(n.target), self.recorder.node))
         try:
             return super().run_node(n)
         finally:
@@ -774,6 +787,8 @@ def needed(recording: Recording) -> tuple[list[Call], set[Ref]]:
 def free_batch(first: Recording, second: Recording, sizes: tuple[int, int]) -> Recording:
     """One recording for any batch, from two with batches of `sizes`.
 
+    A dimension that merges the batch with others is "N*4"; see `merged`.
+
     Raises:
         Differs: saying where they are not alike.
     """
@@ -785,8 +800,9 @@ def free_batch(first: Recording, second: Recording, sizes: tuple[int, int]) -> R
     def dim(a: Any, b: Any, what: str) -> Any:
         if a == b:
             return a
-        if (a, b) == sizes:
-            return BATCH
+        count, rest = divmod(a, sizes[0])
+        if not rest and b == count * sizes[1]:
+            return BATCH if count == 1 else f"{BATCH}*{count}"
         raise Differs(f"{what}: {a} becomes {b} when the batch goes from {sizes[0]} to {sizes[1]}")
 
     def unify(a: Any, b: Any, what: str) -> Any:

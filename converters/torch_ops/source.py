@@ -57,7 +57,7 @@ def read(path: str) -> Any:
             f"{advice}"
         )
     try:
-        return torch.jit.load(path) if scripted else torch.export.load(path)
+        return torch.jit.load(path) if scripted else torch.export.load(path)  # type: ignore[no-untyped-call]
     except Exception as error:  # torch has no one error for a file that it cannot read
         raise ModelFormatError(f"{path}: torch cannot read it ({error})") from error
 
