@@ -67,10 +67,10 @@ def lower(p: Any, op: Any, transpose: Any) -> bool:
     lines = math.prod(spatial[:-1])
     image = channels * lines * spatial[-1] * 4
     x_rows = np.add.outer(np.arange(batch) * image, np.arange(lines) * spatial[-1] * 4)
-    befores = [before for before, _ in out.halo]
+    margins = [before for before, _ in out.halo]
     lengths = (*spatial[:-1], 1)
     y_rows = out.offsets(
-        [np.arange(batch), *(np.arange(n) + b for n, b in zip(lengths, befores, strict=True))]
+        [np.arange(batch), *(np.arange(n) + b for n, b in zip(lengths, margins, strict=True))]
     )
     level = p.level
     p.step(
