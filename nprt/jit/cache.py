@@ -55,10 +55,15 @@ def loaded() -> int:
     return len(_addresses)
 
 
-def kernel_name(level: Level, key: str) -> str:
+@cache
+def _target_text(level: Level) -> str:
+    """What a level compiles for."""
     cpu = host()[1] if level.cpu == "host" else level.cpu
-    features = _features(level)
-    text = "\n".join((_fingerprint(), level.name, cpu, features, key))
+    return "\n".join((level.name, cpu, _features(level)))
+
+
+def kernel_name(level: Level, key: str) -> str:
+    text = "\n".join((_fingerprint(), _target_text(level), key))
     return "nprt_" + hashlib.sha256(text.encode()).hexdigest()[:40]
 
 
@@ -66,12 +71,15 @@ def kernel_name(level: Level, key: str) -> str:
 def _fingerprint() -> str:
     """A hash of the sources that make kernels, and the versions of the compiler."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(path.name.encode() + path.read_bytes())
+    here = Path(__file__).parent
+    for folder in (here, here.parent / "rounding"):
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(path.name.encode() + path.read_bytes())
     version = ".".join(map(str, binding.llvm_version_info))
     return f"{digest.hexdigest()} {llvmlite.__version__} {version} {sys.platform}"
 
 
+@cache
 def _features(level: Level) -> str:
     if level.cpu == "host":
         return str(binding.get_host_cpu_features().flatten())
