@@ -168,6 +168,18 @@ def test_sizes_and_threads(channels, first, threads, monkeypatch):
         assert_equal(session, model, images(batch, first))
 
 
+@pytest.mark.parametrize("most", [0, 300, 800, 1500, 6000])
+def test_what_is_too_large_goes_to_the_reference(most, monkeypatch):
+    """Also where a kernel would have done several ops."""
+    monkeypatch.setattr(planning, "MOST_BYTES", most)
+    model = network()
+    session = Session(model, backend="numba", threads=1)
+    assert_equal(session, model, images(1))
+    kernels = [step["kernel"] for step in session.plan(N=1)]
+    assert "reference" in kernels
+    assert most == 0 or set(kernels) > {"reference"}
+
+
 def test_fusions_happen():
     steps = Session(network(), backend="numba", threads=1).plan(N=1)
     kernels = [step["kernel"] for step in steps]

@@ -26,6 +26,7 @@ ALIGNMENT = 64
 FLIP = np.uint8(128)  # between int8 codes and bytes
 # A guess at how long a step takes, to cut it into chunks of at least GRAIN seconds.
 MACS_PER_SECOND, BYTES_PER_SECOND, GRAIN = 4e11, 3e10, 3e-6
+MOST_BYTES = 2**32 - 1  # of a buffer: kernels hold offsets in uint32
 SLACK = 256  # bytes after a buffer that may be read, or after a value that may be written by whole vectors
 Halo = tuple[tuple[int, int], ...]
 
@@ -272,6 +273,11 @@ class Planner:
 
     # --- inside
 
+    def too_large(self, count: int) -> bool:
+        """Whether a step after the first `count` has a buffer that offsets of 32 bits do not reach."""
+        steps = self.steps[count:]
+        return any(b.bytes > MOST_BYTES for step in steps for b in (*step.reads, *step.writes))
+
     def forget(self, count: int) -> None:
         """Take back all steps but the first `count`, and the buffers that they would have written."""
         for step in self.steps[count:]:
@@ -280,6 +286,7 @@ class Planner:
                 self.places.pop(buffer.name, None)
                 if kept:
                     self.places[buffer.name] = kept
+                self.done.discard(buffer.name)
         del self.steps[count:]
 
     def _wanted_halos(self) -> dict[str, Halo]:
@@ -368,7 +375,7 @@ class Plan:
             if op.outputs[0] in planner.done:
                 continue
             count = len(planner.steps)
-            if not lower(planner, op):
+            if not lower(planner, op) or planner.too_large(count):
                 planner.forget(count)
                 self._add_reference(planner, op)
         self.outputs = {name: planner.read(name) for name in model.outputs}
