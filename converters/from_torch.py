@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nprt.converters.pipeline import convert
@@ -17,7 +16,7 @@ from nprt.version import __version__
 
 if TYPE_CHECKING:
     from nprt.converters.torch_ops.importer import Importer
-    from nprt.converters.torch_ops.recorder import Recording
+    from nprt.converters.torch_ops.recording import Recording
 
 log = logging.getLogger("nprt")
 
@@ -64,6 +63,7 @@ def from_torch(
     """
     torch = _torch()
     from nprt.converters.torch_ops import source
+    from nprt.converters.torch_ops.batches import record_batches
 
     if numerics not in ("auto", "torch", "integer"):
         raise ValueError(f"numerics {numerics!r} is not one of auto, torch, integer")
@@ -192,91 +192,12 @@ def _torch() -> Any:
     return torch
 
 
-def record_batches(
-    module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], batch_axis: int | None
-) -> tuple[Recording, list[str]]:
-    """The module's operators, for any batch if that is possible; and a note that says why, if not."""
-    import torch
-
-    from nprt.converters.torch_ops import merged, recorder
-
-    first = recorder.record(module, args, kwargs)
-    tensors = recorder.tensors_of((args, kwargs))
-    if batch_axis is None or not tensors or tensors[0].ndim <= batch_axis:
-        check_data(module, args, kwargs, first)
-        return first, []
-    size = tensors[0].shape[batch_axis]
-
-    def grown(item: Any, times: int = 1) -> Any:
-        if (
-            isinstance(item, torch.Tensor)
-            and item.ndim > batch_axis
-            and item.shape[batch_axis] == size
-        ):
-            for _ in range(times):
-                item = recorder.with_one_more(item, batch_axis)
-        return item
-
-    try:
-        second = recorder.record(module, *changed(grown, args, kwargs))
-        try:
-            free = recorder.free_batch(first, second, (size, size + 1))
-        except recorder.DependsOnData:
-            raise
-        except recorder.Differs:
-            if size != 1:
-                raise
-            # Views of a single sample need no copies, so that it runs other operators than several do.
-            third = recorder.record(module, *changed(partial(grown, times=2), args, kwargs))
-            free = recorder.free_batch(second, third, (2, 3))
-            free.results = first.results
-        return merged.taken_apart(free), []
-    except recorder.DependsOnData as difference:
-        first.problems += [] if first.problems else [str(difference)]
-        return first, []
-    except recorder.Differs as difference:
-        why = str(difference)
-    except Exception as error:  # whatever the module raises where it is not made for another batch
-        why = recorder.one_line(error)
-    check_data(module, args, kwargs, first)
-    note = f"the batch is fixed at {size}: {why}"
-    log.warning("%s", note)
-    return first, [note]
-
-
-def changed(
-    change: Callable[[Any], Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[Any, Any]:
-    """The arguments with `change` done to each tensor, and other values, so that data cannot pass for constants."""
-    from nprt.converters.torch_ops import recorder
-
-    def other(item: Any) -> Any:
-        return change(recorder.rolled(item) if hasattr(item, "ndim") else item)
-
-    return recorder.mapped(other, args), recorder.mapped(other, kwargs)
-
-
-def check_data(
-    module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], first: Recording
-) -> None:
-    """Add to the problems of a recording what differs with other values of the same shapes."""
-    from nprt.converters.torch_ops import recorder
-
-    try:
-        second = recorder.record(module, *changed(lambda item: item, args, kwargs))
-        recorder.free_batch(first, second, (-1, -1))
-    except recorder.Differs as difference:
-        first.problems += [] if first.problems else [str(difference)]
-    except Exception as error:  # whatever the module raises for values that it is not made for
-        log.debug("no second run with other values: %s", recorder.one_line(error))
-
-
 def import_recording(
     recording: Recording, name: str, engine: str, *, integer: bool, required: bool = False
 ) -> Importer:
     """Translate every call. Raises UnsupportedOpError with all that could not be."""
     from nprt.converters.torch_ops.importer import Importer
-    from nprt.converters.torch_ops.recorder import needed
+    from nprt.converters.torch_ops.recording import needed
     from nprt.converters.torch_ops.table import TRANSLATIONS
 
     importer = Importer(recording, engine, integer=integer, required=required)

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-from torch_runner import ENGINES, QUIET, converted, eager, engine, fx, outputs, run  # noqa: E402
+from torch_runner import ENGINES, QUIET, converted, eager, engine, fx, outputs, run
 
-from nprt.errors import UnsupportedOpError  # noqa: E402
-from nprt.ir import Tensor  # noqa: E402
-from nprt.ops.lookup import Lookup  # noqa: E402
+from nprt.errors import UnsupportedOpError
+from nprt.ir import Tensor
+from nprt.ops.lookup import Lookup
 
 if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
     pytest.skip("torch has no vector loops on this CPU", allow_module_level=True)

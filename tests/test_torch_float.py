@@ -10,19 +10,20 @@ import pytest
 torch = pytest.importorskip("torch", reason="the models are torch's")
 pytest.importorskip("onnxruntime", reason="the list of modules is that of test_exporters.py")
 
-import torch.nn.functional as F  # noqa: E402
-from test_exporters import MODULES, build, exported, fn, inputs, snr  # noqa: E402
-from torch import nn  # noqa: E402
-from torch_runner import QUIET  # noqa: E402
+import torch.nn.functional as F
+from test_exporters import MODULES, build, exported, fn, inputs, snr
+from torch import nn
+from torch_runner import QUIET
 
-from nprt import Session  # noqa: E402
-from nprt.converters import from_onnx, from_torch  # noqa: E402
-from nprt.converters.from_torch import import_recording, record_batches  # noqa: E402
-from nprt.converters.pipeline import float_model  # noqa: E402
-from nprt.converters.torch_ops.recorder import _named_outputs, input_names  # noqa: E402
-from nprt.errors import CalibrationError, UnsupportedOpError  # noqa: E402
-from nprt.info import float_ops  # noqa: E402
-from nprt.ops.dynamic_linear import DynamicLinear  # noqa: E402
+from nprt import Session
+from nprt.converters import from_onnx, from_torch
+from nprt.converters.from_torch import import_recording
+from nprt.converters.pipeline import float_model
+from nprt.converters.torch_ops.batches import record_batches
+from nprt.converters.torch_ops.recorder import _named_outputs, input_names
+from nprt.errors import CalibrationError, UnsupportedOpError
+from nprt.info import float_ops
+from nprt.ops.dynamic_linear import DynamicLinear
 
 pytestmark = [pytest.mark.filterwarnings(f) for f in (*QUIET, "ignore::UserWarning")]
 

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
+from torch_runner import ENGINES, QUIET, assert_same, converted, engine, outputs, run
+
 import nprt
 from nprt.converters import from_torch
 from nprt.converters.torch_ops import faults, importer
 from nprt.errors import UnsupportedOpError
 from nprt.info import float_ops, float_rounding
-
-from torch_runner import ENGINES, QUIET, assert_same, converted, engine, outputs, run
 
 pytestmark = [pytest.mark.filterwarnings(f) for f in QUIET]
 

@@ -11,11 +11,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from torch import nn  # noqa: E402
-from torch_runner import QUIET, outputs, run  # noqa: E402
+from torch import nn
+from torch_runner import QUIET, outputs, run
 
-from nprt.converters.from_torch import import_recording, record_batches  # noqa: E402
-from nprt.converters.pipeline import float_model  # noqa: E402
+from nprt.converters.from_torch import import_recording
+from nprt.converters.pipeline import float_model
+from nprt.converters.torch_ops.batches import record_batches
 
 pytestmark = [pytest.mark.filterwarnings(text) for text in QUIET]
 

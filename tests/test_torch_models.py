@@ -14,10 +14,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from torch import nn  # noqa: E402
-from torch.ao import quantization as tq  # noqa: E402
-from torch.ao.quantization import quantize_fx  # noqa: E402
-from torch_runner import (  # noqa: E402
+from torch import nn
+from torch.ao import quantization as tq
+from torch.ao.quantization import quantize_fx
+from torch_runner import (
     ENGINES,
     QUIET,
     assert_same,
@@ -30,15 +30,15 @@ from torch_runner import (  # noqa: E402
     seeded,
 )
 
-import nprt  # noqa: E402
-from models.architectures import (  # noqa: E402
+import nprt
+from models.architectures import (
     ARCHITECTURES,
     BasicBlock,
     InvertedResidual,
     randomize,
 )
-from nprt.errors import ModelError, UnsupportedOpError  # noqa: E402
-from nprt.info import float_ops, float_rounding  # noqa: E402
+from nprt.errors import ModelError, UnsupportedOpError
+from nprt.info import float_ops, float_rounding
 
 pytestmark = [pytest.mark.filterwarnings(f) for f in QUIET]
 

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-from torch_runner import ENGINES, QUIET, converted, engine, fx, outputs, run, tq  # noqa: E402
+from torch_runner import ENGINES, QUIET, converted, engine, fx, outputs, run, tq
 
-from nprt.ops.batch_norm import BatchNorm  # noqa: E402
-from nprt.ops.depthwise_conv import DepthwiseConv  # noqa: E402
-from nprt.ops.group_norm import GroupNorm  # noqa: E402
-from nprt.ops.layer_norm import LayerNorm  # noqa: E402
+from nprt.ops.batch_norm import BatchNorm
+from nprt.ops.depthwise_conv import DepthwiseConv
+from nprt.ops.group_norm import GroupNorm
+from nprt.ops.layer_norm import LayerNorm
 
 if torch.backends.cpu.get_cpu_capability() != "AVX512":
     pytest.skip("torch has other vector loops on this CPU", allow_module_level=True)

@@ -7,13 +7,14 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch", reason="torch is the reference")
 
-import torch.nn.functional as F  # noqa: E402
-from torch_runner import ENGINES, QUIET, assert_same, converted, engine, outputs, run  # noqa: E402
+import torch.nn.functional as F
+from torch_runner import ENGINES, QUIET, assert_same, converted, engine, outputs, run
 
-from nprt.converters.from_torch import import_recording, record_batches  # noqa: E402
-from nprt.converters.pipeline import float_model  # noqa: E402
-from nprt.errors import UnsupportedOpError  # noqa: E402
-from nprt.ir import numel  # noqa: E402
+from nprt.converters.from_torch import import_recording
+from nprt.converters.pipeline import float_model
+from nprt.converters.torch_ops.batches import record_batches
+from nprt.errors import UnsupportedOpError
+from nprt.ir import numel
 
 if torch.backends.cpu.get_cpu_capability() != "AVX512":
     pytest.skip("torch rounds some channels otherwise on this CPU", allow_module_level=True)

@@ -12,9 +12,9 @@ torch = pytest.importorskip("torch", reason="the models come from torch")
 logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
 pytest.importorskip("torchao", reason="torchao has the quantizers")
 
-import torch.nn.functional as F  # noqa: E402
-from torch import nn  # noqa: E402
-from torch_pt2e import (  # noqa: E402
+import torch.nn.functional as F
+from torch import nn
+from torch_pt2e import (
     compared_codes,
     prepare_pt2e,
     prepare_qat_pt2e,
@@ -22,13 +22,13 @@ from torch_pt2e import (  # noqa: E402
     x86,
     xnnpack,
 )
-from torch_runner import QUIET  # noqa: E402
+from torch_runner import QUIET
 
-from nprt import Session  # noqa: E402
-from nprt.converters import from_torch  # noqa: E402
-from nprt.errors import ModelError, UnsupportedOpError  # noqa: E402
-from nprt.info import float_ops  # noqa: E402
-from nprt.ops.dynamic_linear import DynamicLinear  # noqa: E402
+from nprt import Session
+from nprt.converters import from_torch
+from nprt.errors import ModelError, UnsupportedOpError
+from nprt.info import float_ops
+from nprt.ops.dynamic_linear import DynamicLinear
 
 pytestmark = [pytest.mark.filterwarnings(f) for f in (*QUIET, "ignore::UserWarning")]
 

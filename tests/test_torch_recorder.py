@@ -7,17 +7,19 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the recorder runs torch")
 
-import torch.nn.functional as F  # noqa: E402
-from torch import nn  # noqa: E402
-from torch.utils._python_dispatch import _get_current_dispatch_mode_stack  # noqa: E402
-from torch_runner import QUIET, quantize_fx, tq  # noqa: E402
+import torch.nn.functional as F
+from torch import nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+from torch_runner import QUIET, quantize_fx, tq
 
-from nprt import Session  # noqa: E402
-from nprt.converters import from_torch  # noqa: E402
-from nprt.converters.from_torch import import_recording, record_batches  # noqa: E402
-from nprt.converters.pipeline import float_model  # noqa: E402
-from nprt.converters.torch_ops import recorder  # noqa: E402
-from nprt.errors import ModelError, UnsupportedOpError  # noqa: E402
+from nprt import Session
+from nprt.converters import from_torch
+from nprt.converters.from_torch import import_recording
+from nprt.converters.pipeline import float_model
+from nprt.converters.torch_ops import recorder
+from nprt.converters.torch_ops.batches import record_batches
+from nprt.converters.torch_ops.recording import Known, needed
+from nprt.errors import ModelError, UnsupportedOpError
 
 pytestmark = [pytest.mark.filterwarnings(f) for f in (*QUIET, "ignore::UserWarning")]
 
@@ -62,7 +64,7 @@ def test_known_values_are_left_out():
     recording = recorded(lambda s, x: x * (s.inner.w.exp() + 1), X, inner=holder(w=weight))
     assert operators(recording) == ["aten.mul"]
     known = recording.calls[0].args[1]
-    assert isinstance(known, recorder.Known)
+    assert isinstance(known, Known)
     assert known.name == "inner.w"
     np.testing.assert_allclose(known.tensor.numpy(), np.exp(1) + 1, rtol=1e-6)
 
@@ -92,7 +94,7 @@ def test_composite_operators_stay_whole():
 def test_what_no_output_needs_is_not_needed():
     recording = recorded(lambda s, x: (x.sort()[0], x + 1)[1], X)
     assert operators(recording) == ["aten.sort", "aten.add"]
-    calls, values = recorder.needed(recording)
+    calls, values = needed(recording)
     assert [call.op for call in calls] == ["aten.add"]
     assert values == {*recording.inputs.values(), *recording.outputs.values()}
 
@@ -472,7 +474,7 @@ def test_codes_of_known_values_are_kept():
 
     torch.manual_seed(0)
     recording = recorded(forward, X, inner=holder(w=nn.Parameter(torch.randn(5, 4))))
-    known = next(a for a in recording.calls[-1].args if isinstance(a, recorder.Known))
+    known = next(a for a in recording.calls[-1].args if isinstance(a, Known))
     assert known.codes is not None
     assert known.codes.axis == 1
     real = known.codes.tensor * known.codes.scale

@@ -18,7 +18,7 @@ import torch
 from nprt import rounding
 from nprt.converters.torch_ops.elementwise import Translate
 from nprt.converters.torch_ops.importer import Importer, arguments, quantized_array
-from nprt.converters.torch_ops.recorder import Call, Known, Ref, Value
+from nprt.converters.torch_ops.recording import Call, Known, Ref, Value
 from nprt.errors import ModelError
 from nprt.ir import Dim, Op, TensorType
 from nprt.ops.add import Add

@@ -18,7 +18,7 @@ from nprt.converters.torch_ops.importer import (
     packed_engine,
     quantized_array,
 )
-from nprt.converters.torch_ops.recorder import Call, Known, Ref
+from nprt.converters.torch_ops.recording import Call, Known, Ref
 from nprt.errors import ModelError
 from nprt.ir import CODE_DTYPES, Array, QuantParams, TensorType
 from nprt.ops.add import Add

@@ -10,7 +10,7 @@ import numpy as np
 
 from nprt.converters.building.composites import softmax_op
 from nprt.converters.torch_ops.importer import Importer, arguments
-from nprt.converters.torch_ops.recorder import Call, Known, Ref
+from nprt.converters.torch_ops.recording import Call, Known, Ref
 from nprt.errors import ModelError
 from nprt.ir import Op
 from nprt.ops.add import Add

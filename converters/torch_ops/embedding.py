@@ -10,7 +10,7 @@ import torch
 
 from nprt.converters.torch_ops.elementwise import Translate
 from nprt.converters.torch_ops.importer import Importer, arguments, array_of
-from nprt.converters.torch_ops.recorder import Call, Known
+from nprt.converters.torch_ops.recording import Call, Known
 from nprt.errors import ModelError
 from nprt.ir import Array
 from nprt.ops.embedding_bag import MODES, EmbeddingBag

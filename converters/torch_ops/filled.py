@@ -8,7 +8,7 @@ import numpy as np
 
 from nprt.converters.torch_ops.elementwise import Translate
 from nprt.converters.torch_ops.importer import DTYPES, Importer, arguments
-from nprt.converters.torch_ops.recorder import Call, Known, Ref
+from nprt.converters.torch_ops.recording import Call, Known, Ref
 from nprt.errors import ModelError
 from nprt.ops.expand import Expand
 from nprt.ops.rules import known

@@ -16,7 +16,7 @@ import torch
 
 from nprt.converters.building.builder import Builder
 from nprt.converters.graph import DERIVED, name_outputs
-from nprt.converters.torch_ops.recorder import BATCH, Call, Known, Recording, Ref, Value
+from nprt.converters.torch_ops.recording import BATCH, Call, Known, Recording, Ref, Value
 from nprt.errors import ModelError, QuantizationError, ShapeError
 from nprt.ir import Array, Dim, QuantParams, Shape, TensorType
 from nprt.ops.dequantize import Dequantize

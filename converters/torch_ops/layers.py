@@ -19,7 +19,7 @@ from nprt.converters.building.composites import (
 from nprt.converters.building.layers import convolution, transposed_convolution
 from nprt.converters.torch_ops.elementwise import Translate, operands
 from nprt.converters.torch_ops.importer import Importer, arguments, spatial
-from nprt.converters.torch_ops.recorder import Call, Known
+from nprt.converters.torch_ops.recording import Call, Known
 from nprt.errors import ModelError
 from nprt.ops.add import Add
 from nprt.ops.argmax import Argmax

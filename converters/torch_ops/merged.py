@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from nprt.converters.torch_ops.recorder import BATCH, Call, Differs, Known, Recording, Ref, Value
+from nprt.converters.torch_ops.recording import BATCH, Call, Differs, Known, Recording, Ref, Value
 from nprt.ir import Dim
 
 # For each axis that torch has, the axes that stand for it.

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from nprt.converters.torch_ops.importer import DTYPES, Importer, arguments
-from nprt.converters.torch_ops.recorder import Call, Ref
+from nprt.converters.torch_ops.recording import Call, Ref
 from nprt.errors import ModelError, ShapeError
 from nprt.ir import Shape
 from nprt.ops.cast import Cast

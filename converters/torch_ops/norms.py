@@ -9,7 +9,7 @@ import torch
 
 from nprt.converters.torch_ops.elementwise import Translate
 from nprt.converters.torch_ops.importer import Importer, arguments
-from nprt.converters.torch_ops.recorder import Call, Value
+from nprt.converters.torch_ops.recording import Call, Value
 from nprt.errors import ModelError
 from nprt.ops.batch_norm import BatchNorm
 from nprt.ops.group_norm import GroupNorm

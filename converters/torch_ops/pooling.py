@@ -14,7 +14,7 @@ from nprt import rounding
 from nprt.converters.torch_ops.elementwise import Translate
 from nprt.converters.torch_ops.importer import Importer, arguments, spatial
 from nprt.converters.torch_ops.layers import reduction
-from nprt.converters.torch_ops.recorder import Call, Value
+from nprt.converters.torch_ops.recording import Call, Value
 from nprt.errors import ModelError
 from nprt.ir import Array, Dim
 from nprt.ops.adaptive_average_pool import AdaptiveAveragePool, adaptive_windows

@@ -13,7 +13,7 @@ from nprt.converters.building.builder import Builder
 from nprt.converters.building.composites import function, reduce
 from nprt.converters.graph import source_name
 from nprt.converters.torch_ops.importer import DTYPES, Importer, arguments
-from nprt.converters.torch_ops.recorder import Call, Known, Ref
+from nprt.converters.torch_ops.recording import Call, Known, Ref
 from nprt.errors import ModelError, QuantizationError
 from nprt.ir import QuantParams, TensorType
 from nprt.ops.add import Add

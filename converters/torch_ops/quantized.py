@@ -19,7 +19,7 @@ from nprt.converters.torch_ops.importer import (
 )
 from nprt.converters.torch_ops.layers import geometry
 from nprt.converters.torch_ops.movement import identity
-from nprt.converters.torch_ops.recorder import Call, one_line
+from nprt.converters.torch_ops.recording import Call, one_line
 from nprt.errors import ModelError
 from nprt.ir import Array, QuantParams
 from nprt.ops.dequantize import Dequantize
@@ -92,8 +92,8 @@ def operands(
     if np.any(np.abs(sums) > room):
         m.note(
             call,
-            "its bias does not fit in the int32 sums of the engine qnnpack: torch's sums may overflow, and nprt's bias is "
-            "cut off where they cannot",
+            "its bias does not fit in the int32 sums of the engine qnnpack: torch's sums may overflow, and nprt's bias "
+            "is cut off where they cannot",
         )
         sums = np.clip(sums.astype(np.float64), -room, room)
     scale = np.float32(x_scale) * quant.scales

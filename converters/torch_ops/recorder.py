@@ -10,21 +10,29 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from nprt.converters.torch_ops.recording import (
+    Call,
+    Codes,
+    Known,
+    Place,
+    Recording,
+    Ref,
+    Value,
+    leaves,
+    mapped,
+    tensors_of,
+)
 from nprt.converters.torch_ops.unmerged import REPLACED
 from nprt.errors import ModelError
-from nprt.ir import Dim
-
-BATCH = "N"
 
 # Operators whose Python result steers the program: with a value that depends on the inputs, the trace would be of one
 # input only.
@@ -101,105 +109,6 @@ for _name in ("lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell"):
     WHOLE[getattr(_packet, "default" if _name.endswith("cell") else "input")] = f"aten.{_name}"
 
 
-@dataclass(frozen=True)
-class Ref:
-    """A value that depends on the inputs."""
-
-    index: int
-
-
-@dataclass(frozen=True, eq=False)
-class Codes:
-    """8-bit codes, or int32, with one scale and zero point, or one of each for every index along `axis`."""
-
-    tensor: torch.Tensor
-    scale: torch.Tensor
-    zero_point: torch.Tensor
-    axis: int | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Known:
-    """A tensor that does not depend on the inputs.
-
-    Attributes:
-        name: that of the parameter or buffer it is or was made from; "" if none.
-        repeats: the axis along which it repeats its first index, once for each sample; None for none.
-        codes: what it was dequantized from, if it was.
-    """
-
-    tensor: torch.Tensor
-    name: str = ""
-    repeats: int | None = None
-    codes: Codes | None = None
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where in the source an operator stands.
-
-    Attributes:
-        module: qualified name of the innermost module; "" for the root.
-        kind: the class of that module.
-        line: `file:line`, or "" where it is not known.
-        leaf: whether that module has no modules of its own.
-        node: the name of the operator's node, where it is from a graph.
-    """
-
-    module: str = ""
-    kind: str = ""
-    line: str = ""
-    leaf: bool = False
-    node: str = ""
-
-    def __str__(self) -> str:
-        where = self.module or (f"node {self.node}" if self.node else "the root module")
-        parts = [where, f"({self.kind})" if self.kind else ""]
-        return " ".join(filter(None, parts)) + (f" at {self.line}" if self.line else "")
-
-
-@dataclass(frozen=True, eq=False)
-class Value:
-    """What is known of a value: torch's dtype, and the parameters of a quantized tensor.
-
-    Attributes:
-        contiguous, channels_last: the memory formats that it has; torch picks kernels by them. Both may hold.
-        strides: in elements.
-        data: the tensor itself, where the recording keeps it.
-    """
-
-    shape: tuple[Dim, ...]
-    dtype: torch.dtype
-    scale: float | None = None
-    zero_point: int | None = None
-    contiguous: bool = True
-    channels_last: bool = False
-    strides: tuple[int, ...] = ()
-    data: torch.Tensor | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Call:
-    """One operator: `op` is its name without the overload, as "aten.convolution"; arguments hold Ref and Known."""
-
-    op: str
-    overload: str
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    outputs: tuple[Ref | None, ...]
-    place: Place
-
-
-@dataclass
-class Recording:
-    inputs: dict[str, Ref] = field(default_factory=dict)
-    outputs: dict[str, Ref | Known] = field(default_factory=dict)
-    values: list[Value] = field(default_factory=list)
-    calls: list[Call] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    results: dict[str, torch.Tensor] = field(default_factory=dict)  # the outputs themselves
-
-
 # --- running ------------------------------------------------------------------------------------------
 
 
@@ -259,7 +168,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def derived(self, items: Any) -> bool:
         return any(
-            isinstance(item, torch.Tensor) and id(item) in self._refs for item in _leaves(items)
+            isinstance(item, torch.Tensor) and id(item) in self._refs for item in leaves(items)
         )
 
     def __torch_dispatch__(
@@ -293,7 +202,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not self.derived((args, kwargs)):
             out = func(*args, **kwargs)
             self._name_known(args, out)
-            if name.rstrip("_") in RANDOM or self._random.intersection(map(id, _leaves(args))):
+            if name.rstrip("_") in RANDOM or self._random.intersection(map(id, leaves(args))):
                 drawn = tensors_of(out)
                 self._random.update(map(id, drawn))
                 self._alive += drawn
@@ -319,8 +228,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._stale |= dict.fromkeys(sharing - {id(tensor)}, where)
             self._mixed[_storage(tensor)] = where
             self._alive.append(tensor)
-        leaves = [out] if isinstance(out, torch.Tensor) else list(_leaves(out))
-        tensors = [item if isinstance(item, torch.Tensor) else None for item in leaves]
+        results = [out] if isinstance(out, torch.Tensor) else list(leaves(out))
+        tensors = [item if isinstance(item, torch.Tensor) else None for item in results]
         outputs = tuple(None if tensor is None else self.new(tensor) for tensor in tensors)
         for tensor in written:
             if not any(tensor is item for item in tensors):
@@ -357,9 +266,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _name_known(self, args: Any, out: Any) -> None:
         names = {
-            self._names.get(id(item), "")
-            for item in _leaves(args)
-            if isinstance(item, torch.Tensor)
+            self._names.get(id(item), "") for item in leaves(args) if isinstance(item, torch.Tensor)
         }
         if isinstance(out, torch.Tensor) and id(out) not in self._names and len(names) == 1:
             self._names[id(out)] = names.pop()
@@ -629,35 +536,8 @@ def _named_outputs(result: Any) -> list[tuple[str, torch.Tensor]]:
 # --- small pieces -------------------------------------------------------------------------------------
 
 
-def _leaves(item: Any) -> Iterator[Any]:
-    if isinstance(item, tuple | list):
-        for part in item:
-            yield from _leaves(part)
-    elif isinstance(item, Mapping):
-        for part in item.values():
-            yield from _leaves(part)
-    else:
-        yield item
-
-
-def tensors_of(item: Any) -> list[torch.Tensor]:
-    return [leaf for leaf in _leaves(item) if isinstance(leaf, torch.Tensor)]
-
-
 def _quantized(item: Any) -> bool:
     return any(tensor.is_quantized for tensor in tensors_of(item))
-
-
-def mapped(function: Callable[[Any], Any], item: Any) -> Any:
-    if isinstance(item, tuple | list):
-        return (
-            type(item)([mapped(function, part) for part in item])
-            if type(item) in (tuple, list)
-            else [mapped(function, part) for part in item]
-        )
-    if isinstance(item, dict):
-        return {key: mapped(function, part) for key, part in item.items()}
-    return function(item)
 
 
 def _value(tensor: torch.Tensor, keep_data: bool) -> Value:
@@ -759,139 +639,3 @@ def _user_line() -> str:
             return f"{name}:{frame.f_lineno}"
         frame = frame.f_back  # type: ignore[assignment]
     return ""
-
-
-# --- the batch ----------------------------------------------------------------------------------------
-
-
-class Differs(Exception):
-    """Two recordings are not of one program with two batch sizes."""
-
-
-class DependsOnData(Differs):
-    """Two recordings differ in what should not depend on the inputs."""
-
-
-def needed(recording: Recording) -> tuple[list[Call], set[Ref]]:
-    """The calls that the outputs need, and every value that they need."""
-    found: set[Ref] = {item for item in recording.outputs.values() if isinstance(item, Ref)}
-    calls = []
-    for call in reversed(recording.calls):
-        if found.intersection(call.outputs):
-            calls.append(call)
-            arguments = _leaves([call.args, call.kwargs])
-            found.update(item for item in arguments if isinstance(item, Ref))
-    return calls[::-1], found
-
-
-def free_batch(first: Recording, second: Recording, sizes: tuple[int, int]) -> Recording:
-    """One recording for any batch, from two with batches of `sizes`.
-
-    A dimension that merges the batch with others is "N*4"; see `merged`.
-
-    Raises:
-        Differs: saying where they are not alike.
-    """
-    if len(first.calls) != len(second.calls) or first.inputs != second.inputs:
-        raise Differs(
-            f"{len(first.calls)} operators with one batch size, {len(second.calls)} with another"
-        )
-
-    def dim(a: Any, b: Any, what: str) -> Any:
-        if a == b:
-            return a
-        count, rest = divmod(a, sizes[0])
-        if not rest and b == count * sizes[1]:
-            return BATCH if count == 1 else f"{BATCH}*{count}"
-        raise Differs(f"{what}: {a} becomes {b} when the batch goes from {sizes[0]} to {sizes[1]}")
-
-    def unify(a: Any, b: Any, what: str) -> Any:
-        if isinstance(a, Known):
-            return _same_known(a, b, sizes, what)
-        if isinstance(a, tuple | list):
-            if not isinstance(b, tuple | list) or len(a) != len(b):
-                raise Differs(f"{what}: {a} and {b}")
-            return type(a)(unify(p, q, what) for p, q in zip(a, b, strict=True))
-        if isinstance(a, dict):
-            return {key: unify(a[key], b.get(key), what) for key in a}
-        if isinstance(a, bool) or not isinstance(a, int):
-            if isinstance(a, torch.ScriptObject | torch.Tensor):
-                return a
-            if a != b and not (a != a and b != b):
-                raise Differs(f"{what}: {a} and {b}")
-            return a
-        return dim(a, b, what)
-
-    values = []
-    for p, q in zip(first.values, second.values, strict=True):
-        if len(p.shape) != len(q.shape) or p.dtype != q.dtype:
-            raise Differs(f"shapes {list(p.shape)} and {list(q.shape)}")
-        shape = tuple(
-            dim(a, b, f"shape {list(p.shape)}") for a, b in zip(p.shape, q.shape, strict=True)
-        )
-        # A single sample can have memory formats that several have not.
-        values.append(
-            replace(p, shape=shape, contiguous=q.contiguous, channels_last=q.channels_last)
-        )
-    calls = []
-    for c, d in zip(first.calls, second.calls, strict=True):
-        if (c.op, c.overload, c.outputs) != (d.op, d.overload, d.outputs):
-            raise Differs(f"{c.place}: {c.op} and {d.op}")
-        what = f"{c.place}: {c.op}"
-        calls.append(
-            replace(
-                c,
-                args=unify(c.args, d.args, what),
-                kwargs=unify(dict(c.kwargs), dict(d.kwargs), what),
-            )
-        )
-    outputs = {
-        name: unify(item, second.outputs.get(name), name) for name, item in first.outputs.items()
-    }
-    return Recording(first.inputs, outputs, values, calls, first.problems, first.results)
-
-
-def _same_known(a: Known, b: Any, sizes: tuple[int, int], what: str) -> Known:
-    """One known tensor for two that are equal, or that repeat the same along one axis for each sample."""
-    if (
-        not isinstance(b, Known)
-        or a.tensor.dtype != b.tensor.dtype
-        or a.tensor.ndim != b.tensor.ndim
-    ):
-        raise Differs(f"{what}: a known tensor differs")
-    if a.tensor.shape == b.tensor.shape:
-        if a.tensor.is_quantized or torch.equal(a.tensor, b.tensor) or a.tensor.isnan().any():
-            return a
-        raise DependsOnData(
-            f"{what}: it reads a tensor that was made outside of torch's operators, or at random; what is in it "
-            "changes with the inputs or from run to run"
-        )
-    axes = [
-        i
-        for i, pair in enumerate(zip(a.tensor.shape, b.tensor.shape, strict=True))
-        if pair[0] != pair[1]
-    ]
-    if len(axes) == 1 and (a.tensor.shape[axes[0]], b.tensor.shape[axes[0]]) == sizes:
-        one = a.tensor.narrow(axes[0], 0, 1)
-        if all(torch.equal(one.expand_as(item.tensor), item.tensor) for item in (a, b)):
-            return Known(one, a.name, axes[0])
-    raise Differs(
-        f"{what}: a known tensor is {list(a.tensor.shape)} and then {list(b.tensor.shape)}"
-    )
-
-
-def rolled(tensor: torch.Tensor) -> torch.Tensor:
-    """The elements of `tensor` in another order, in the same memory format."""
-    if tensor.is_quantized or tensor.numel() < 2:
-        return tensor
-    other = torch.empty_like(tensor)
-    return other.copy_(tensor.reshape(-1).roll(1).reshape(tensor.shape))
-
-
-def with_one_more(tensor: torch.Tensor, axis: int) -> torch.Tensor:
-    """`tensor` with its first index along `axis` once more at the end."""
-    return torch.cat([tensor, tensor.narrow(axis, 0, 1)], axis)
-
-
-def one_line(error: BaseException) -> str:
-    return "".join(traceback.format_exception_only(type(error), error)).strip().splitlines()[0]

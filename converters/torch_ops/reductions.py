@@ -10,7 +10,7 @@ import numpy as np
 from nprt.converters.building.composites import function, reduce
 from nprt.converters.torch_ops.elementwise import Translate
 from nprt.converters.torch_ops.importer import Importer, arguments
-from nprt.converters.torch_ops.recorder import Call
+from nprt.converters.torch_ops.recording import Call
 from nprt.errors import ModelError
 from nprt.ops.add import Add
 from nprt.ops.argmax import Argmax

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from nprt.converters.torch_ops.recorder import input_names, mapped, parameters_of, tensors_of
+from nprt.converters.torch_ops.recorder import input_names, parameters_of
+from nprt.converters.torch_ops.recording import mapped, tensors_of
 from nprt.errors import InputError, ModelFormatError
 from nprt.ir import Array
 
