@@ -61,7 +61,7 @@ def fma(a: Array, b: Array, c: Array) -> Array:
     back = total - product
     error = (product - (total - back)) + (addend - back)
     bits = total.view(np.int64)
-    inexact_even = (error != 0) & (bits & 1 == 0)
+    inexact_even = (error != 0) & (bits & 1 == 0) & np.isfinite(total)
     towards = np.where((error > 0) == (total > 0), 1, -1)
     return np.where(inexact_even, bits + towards, bits).view(np.float64).astype(np.float32)
 

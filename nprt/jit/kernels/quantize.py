@@ -28,9 +28,7 @@ def coder(k: Kernel, level: Level, numerics: str) -> Callable[[list[Value]], Val
             value = k.fma(x, scale, zero)  # eq. (39)
         else:
             value = x * scale  # eq. (34)
-        # The reference of `torch` makes NaN of an infinite x.
-        number = (x - x).equals(0.0) if numerics == "torch" else value.equals(value)
-        return k.select(number, level.round_to_int(k, value) + offset, nan)
+        return k.select(value.equals(value), level.round_to_int(k, value) + offset, nan)
 
     return lambda xs: to_bytes(k, level, [code(x) for x in xs], least, most)
 
