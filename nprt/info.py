@@ -89,7 +89,8 @@ def summary(model: Model) -> dict[str, Any]:
     for op in model.ops:
         counts[op.name] = counts.get(op.name, 0) + 1
         rule = None if isinstance(op, Quantize) else getattr(op, "numerics", None)
-        if rule is not None and not model.types[op.outputs[0]].is_float:
+        values = [model.types[name] for name in (*op.used_inputs(), *op.outputs)]
+        if rule is not None and not all(type.is_float for type in values):
             numerics[rule] = numerics.get(rule, 0) + 1
     return {
         "inputs": [{"name": n, **_describe(model, n)} for n in model.inputs],

@@ -394,7 +394,7 @@ class Model:
 
 
 def lines(model: Model) -> Iterator[str]:
-    """The printed form of a model, a line for each input, constant, op and the outputs."""
+    """The printed form of a model, a line for each input, constant, op and the outputs, and for each note."""
     for name in model.inputs:
         yield f"input {name}: {model.types[name]}"
     for name in model.constants:
@@ -402,3 +402,5 @@ def lines(model: Model) -> Iterator[str]:
     for op in model.ops:
         yield f"{', '.join(f'{name}: {model.types[name]}' for name in op.outputs)} = {op}"
     yield f"output {' '.join(model.outputs)}"
+    for note in model.origin.notes:
+        yield f"note {note}"

@@ -120,6 +120,13 @@ class Session:
     def outputs(self) -> list[ValueInfo]:
         return [ValueInfo.of(name, self.model.types[name]) for name in self.model.outputs]
 
+    def __repr__(self) -> str:
+        values = (
+            ", ".join(f"{name}: {self.model.types[name]}" for name in names)
+            for names in (self.model.inputs, self.model.outputs)
+        )
+        return f"<nprt.Session on {self.backend}: {' -> '.join(values)}>"
+
     def plan(self, **dims: int) -> list[dict[str, Any]]:
         """What runs for given sizes of the free dimensions, step by step: kernel, op, shapes, bytes, places in memory.
 

@@ -261,6 +261,34 @@ def test_batch_that_the_module_refuses():
     assert "two only" in notes[0]
 
 
+def test_program_of_a_larger_batch():
+    """What is done otherwise from some number of samples on is seen, if that number is not too large."""
+    shape, notes = batch_of(lambda s, x: x * 2 if x.shape[0] <= 4 else x * 3, X)
+    assert shape == (2, 3, 4)
+    assert "when the batch goes from 2 to 11" in notes[0]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda s, x: x * torch.tensor(float(x.shape[0])),
+        lambda s, x: x / torch.ones(x.shape[0]).sum(),
+    ],
+)
+def test_constants_that_depend_on_the_batch(function):
+    shape, notes = batch_of(function, X)
+    assert shape == (2, 3, 4)
+    assert "depends on the number of samples" in notes[0]
+
+
+def test_inference_mode():
+    """It changes what the dispatcher shows, not what is recorded."""
+    with torch.inference_mode():
+        shape, notes = batch_of(lambda s, x: F.adaptive_avg_pool1d(x, 2), X)
+    assert shape == ("N", 3, 4)
+    assert notes == []
+
+
 def test_other_batch_axis():
     recording, notes = record_batches(Fn(lambda s, x: x * 2), (X,), {}, 1)
     assert recording.values[0].shape == (2, "N", 4)
@@ -334,6 +362,22 @@ def test_writes_through_views_are_refused(function):
     assert f"test_torch_recorder.py:{function.__code__.co_firstlineno + 2}" in message or (
         f"test_torch_recorder.py:{function.__code__.co_firstlineno + 3}" in message
     )
+
+
+def test_a_buffer_that_changes_by_itself_is_state():
+    """Also where what is written does not depend on the inputs."""
+    module = nn.Module()
+    module.register_buffer("count", torch.ones(1))
+
+    def forward(s, x):
+        s.inner.count.mul_(3)
+        return x * s.inner.count
+
+    recording = recorder.record(Fn(forward, inner=module), (X,), {})
+    assert recording.problems == [
+        "buffer inner.count changes whenever the module runs; a model has no state"
+    ]
+    assert module.count == 1
 
 
 def test_state_is_refused_and_restored():

@@ -25,6 +25,9 @@ from nprt.converters.torch_ops.recording import (
 
 log = logging.getLogger("nprt")
 
+# A batch of at least this size shows whether the program stays the same.
+FAR = 11
+
 
 def record_batches(
     module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], batch_axis: int | None
@@ -37,41 +40,58 @@ def record_batches(
         return first, []
     size = tensors[0].shape[batch_axis]
 
-    def grown(item: Any, times: int = 1) -> Any:
+    def grown(item: Any, count: int) -> Any:
         if (
             isinstance(item, torch.Tensor)
             and item.ndim > batch_axis
             and item.shape[batch_axis] == size
         ):
-            for _ in range(times):
+            for _ in range(count - size):
                 item = with_one_more(item, batch_axis)
         return item
 
+    def run(count: int) -> Recording:
+        return record(module, *changed(partial(grown, count=count), args, kwargs))
+
     try:
-        second = record(module, *changed(grown, args, kwargs))
-        try:
-            free = free_batch(first, second, (size, size + 1))
-        except DependsOnData:
-            raise
-        except Differs:
-            if size != 1:
-                raise
-            # Views of a single sample need no copies, so that it runs other operators than several do.
-            third = record(module, *changed(partial(grown, times=2), args, kwargs))
-            free = free_batch(second, third, (2, 3))
-            free.results = first.results
-        return merged.taken_apart(free), []
-    except DependsOnData as difference:
-        first.problems += [] if first.problems else [str(difference)]
-        return first, []
+        return merged.taken_apart(_free(first, size, run)), []
+    except DependsOnData:
+        check_data(module, args, kwargs, first)
+        if first.problems:
+            return first, []
+        why = "a constant in it depends on the number of samples"
     except Differs as difference:
         why = str(difference)
+        check_data(module, args, kwargs, first)
     except Exception as error:  # whatever the module raises where it is not made for another batch
         why = one_line(error)
-    check_data(module, args, kwargs, first)
+        check_data(module, args, kwargs, first)
     note = f"the batch is fixed at {size}: {why}"
     log.warning("%s", note)
     return first, [note]
+
+
+def _free(first: Recording, size: int, run: Callable[[int], Recording]) -> Recording:
+    """`first` with its batch of `size` free, if one more sample and some more samples run the same program.
+
+    What a module does only beyond so many samples stays unseen.
+    """
+    far = max(size + 5, FAR)
+    second = run(size + 1)
+    try:
+        free = free_batch(first, second, (size, size + 1))
+    except DependsOnData:
+        raise
+    except Differs:
+        if size != 1:
+            raise
+        # Views of a single sample need no copies, so that it runs other operators than several do.
+        free = free_batch(second, run(3), (2, 3))
+        free.results = first.results
+        free_batch(second, run(far), (2, far))
+        return free
+    free_batch(first, run(far), (size, far))
+    return free
 
 
 def changed(
@@ -177,7 +197,7 @@ def _same_known(a: Known, b: Any, sizes: tuple[int, int], what: str) -> Known:
     ):
         raise Differs(f"{what}: a known tensor differs")
     if a.tensor.shape == b.tensor.shape:
-        if a.tensor.is_quantized or torch.equal(a.tensor, b.tensor) or a.tensor.isnan().any():
+        if _equal(a.tensor, b.tensor):
             return a
         raise DependsOnData(
             f"{what}: it reads a tensor that was made outside of torch's operators, or at random; what is in it "
@@ -195,6 +215,13 @@ def _same_known(a: Known, b: Any, sizes: tuple[int, int], what: str) -> Known:
     raise Differs(
         f"{what}: a known tensor is {list(a.tensor.shape)} and then {list(b.tensor.shape)}"
     )
+
+
+def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two tensors of one dtype and shape are the same, NaN being equal to NaN."""
+    if a.is_quantized:
+        return bool(torch.equal(a, b))
+    return bool(torch.allclose(a, b, rtol=0, atol=0, equal_nan=True))
 
 
 def rolled(tensor: torch.Tensor) -> torch.Tensor:

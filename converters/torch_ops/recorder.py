@@ -128,6 +128,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         named = [*root.named_parameters(), *root.named_buffers()]
         self._names = {id(tensor): name for name, tensor in named}
         self._fixed = set(self._names)
+        self._versions = {id(tensor): _version(tensor) for _, tensor in named}
         self.observers: list[str] = []  # modules that calibrate, or pretend to quantize
         self._refs: dict[int, Ref] = {}
         self._alive: list[Any] = [tensor for _, tensor in named]
@@ -162,7 +163,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._problem(
                 "it reads random numbers; they would be the same each time the model runs"
             )
-        snapshot = item if id(item) in self._fixed else item.detach().clone()
+        same = self._versions.get(id(item)) == _version(item)
+        snapshot = item if id(item) in self._fixed and same else item.detach().clone()
         codes = self._codes.get(id(item))
         return Known(snapshot.detach(), self._names.get(id(item), ""), codes=codes)
 
@@ -403,11 +405,12 @@ def record(
         name: recorder.new(tensor) for name, tensor in zip(names, flat, strict=True)
     }
     with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.random.fork_rng(devices=[]))
         torch.manual_seed(0)
         stack.enter_context(torch.no_grad())
         stack.enter_context(_evaluated(root))
-        stack.enter_context(_unchanged(root))
+        stack.enter_context(_unchanged(root, recorder.recording))
         stack.enter_context(_unoptimized())
         stack.enter_context(_unfused())
         stack.enter_context(recorder.hooks())
@@ -456,16 +459,26 @@ def _evaluated(root: torch.nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _unchanged(root: torch.nn.Module) -> Iterator[None]:
-    """Buffers that the module writes into get their values back."""
-    before = [(b, b._version, b.clone()) for b in root.buffers() if not b.is_inference()]
+def _unchanged(root: torch.nn.Module, recording: Recording) -> Iterator[None]:
+    """Buffers that the module writes into get their values back; a problem of the recording if these were others."""
+    before = [(name, b, _version(b), b.clone()) for name, b in root.named_buffers()]
     try:
         yield
     finally:
         with torch.no_grad():
-            for buffer, version, value in before:
-                if buffer._version != version:
-                    buffer.copy_(value)
+            for name, buffer, version, value in before:
+                if _version(buffer) == version:
+                    continue
+                if buffer.shape != value.shape or not torch.equal(buffer, value):
+                    recording.problems.append(
+                        f"buffer {name} changes whenever the module runs; a model has no state"
+                    )
+                buffer.copy_(value)
+
+
+def _version(tensor: torch.Tensor) -> int:
+    """A number that changes when the tensor is written; tensors made in inference mode have none."""
+    return -1 if tensor.is_inference() else int(tensor._version)
 
 
 @contextmanager
