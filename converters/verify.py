@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from nprt.compare import difference
-from nprt.ir import Array, Model
-from nprt.ops.dequantize import Dequantize
+from nprt.compare import as_inputs, difference, step_of
+from nprt.ir import Array, Model, Tensor
 from nprt.session import Session
 
 # Float results of one program agree to about this much of the largest, whatever the order of their sums.
@@ -21,42 +20,30 @@ def moved(
     """Sentences that say how far the outputs of `model` are from `expected`; none where they are the same.
 
     Args:
+        feeds: the source's inputs; float32 for an input of codes is quantized, by eq. (1).
+        expected: the source's outputs; float32 for an output of codes is compared with the real numbers of these.
         source: whose results `expected` are, for the sentences.
     """
     names = [name for name in model.outputs if name in expected]
-    arrays = Session(model).run(names, feeds)
+    arrays = Session(model).run(names, as_inputs(model, feeds))
     for name, array in zip(names, arrays, strict=True):
-        other = expected[name]
+        type, other, step = model.types[name], expected[name], step_of(model, name)
+        if type.is_codes and other.dtype == np.float32:
+            array, step = Tensor(type, array).real(), float(type.scale.max())
         if other.shape != array.shape or other.dtype != array.dtype:
-            continue  # edges in codes: the source has floats there
-        differs = difference(model.types[name], array, other)
-        step = _step(model, name)
-        if differs.codes or step is not None:
-            unit = 1.0 if step is None else step
-            gap = np.abs(array.astype(np.float64) - other.astype(np.float64)) / unit
-            count = int(np.count_nonzero(gap > 0.5))
+            continue
+        if step is not None or not type.is_float:
+            gap = np.abs(array.astype(np.float64) - other.astype(np.float64)) / (step or 1.0)
+            count = int(np.count_nonzero(~(gap <= 0.5)))
             if not count:
                 continue
-            how = f"{count:,} of {array.size:,} codes of {name} differ, by {round(float(gap.max()))} at most"
-        elif differs.largest <= FLOAT_TOLERANCE:
-            continue
+            how = f"{count:,} of {array.size:,} codes of {name} differ, by {gap.max():.0f} at most"
         else:
+            differs = difference(type, array, other)
+            if differs.largest <= FLOAT_TOLERANCE:
+                continue
             how = f"{name} has a signal-to-noise ratio of {differs.snr:.1f} dB"
         yield f"on the example inputs, against {source}: {how}{_top_1(array, other)}"
-
-
-def _step(model: Model, name: str) -> float | None:
-    """The scale of the codes that a float32 output is dequantized from; None for any other."""
-    for op in model.ops:
-        if name in op.outputs and isinstance(op, Dequantize):
-            quant = model.types[op.inputs[0]].quant
-            codes = model.types[op.inputs[0]].is_codes
-            return (
-                float(quant.scale[0])
-                if codes and quant is not None and quant.axis is None
-                else None
-            )
-    return None
 
 
 def _top_1(array: Array, other: Array) -> str:

@@ -242,7 +242,7 @@ def _add_compare(commands: Any) -> None:
         type=float,
         default=0.0,
         metavar="CODES",
-        help="exit with 1 if codes differ by more (default: 0)",
+        help="exit with 1 if codes, or numbers made of them in steps of their scale, differ by more (default: 0)",
     )
     add(
         "--float-tolerance",
@@ -276,10 +276,14 @@ def convert(options: argparse.Namespace) -> None:
     source = options.torch or options.model
     if source is None or (options.torch and options.model):
         raise ValueError("give one model to convert: a file, or --torch PACKAGE.MODULE:FACTORY")
+    if options.model and _is_factory(options.model):
+        raise ValueError(f"{options.model}: no such file; did you mean --torch {options.model}?")
     output = options.output or _default_output(source)
     folder = os.path.dirname(os.path.abspath(output))
     if not os.path.isdir(folder):
         raise FileNotFoundError(2, "no such folder to write the model to", folder)
+    if source.endswith(".nprt") and os.path.exists(source):
+        raise ValueError(f"{source} is an .nprt file already; there is nothing to convert")
     if os.path.exists(output) and os.path.exists(source) and os.path.samefile(source, output):
         raise ValueError(
             f"{output}: the output would replace the source; give another name with -o"
@@ -299,13 +303,22 @@ def convert(options: argparse.Namespace) -> None:
     if not options.quiet:
         facts = summary(model)
         _write(f"{source} -> {output}, in {time.perf_counter() - start:.1f} s\n")
-        before, after = _bytes(weights), _bytes(facts["weight_bytes"])
-        rows = [*_op_rows(model, facts), ("weights", [f"{before} -> {after}"])]
+        size = _bytes(facts["weight_bytes"])
+        if 10 * weights >= facts["weight_bytes"]:  # else the source keeps them where nobody sees
+            size = f"{_bytes(weights)} -> {size}"
+        rows = [*_op_rows(model, facts), ("weights", [size])]
         if facts["float_ops"] and not (options.calibration or model.origin.engine):
             rows.append(("hint", ["with --calibration, more of it can work on integers"]))
         if model.origin.notes:
             rows.append(("notes", list(model.origin.notes)))
         _write_table(rows, indent=2)
+
+
+def _is_factory(text: str) -> bool:
+    """Whether this is like `package.module:factory`, and no file."""
+    module, colon, factory = text.partition(":")
+    parts = [*module.split("."), factory]
+    return bool(colon) and all(map(str.isidentifier, parts)) and not os.path.exists(text)
 
 
 def _default_output(source: str) -> str:
@@ -508,24 +521,27 @@ def _write_columns(rows: Sequence[Sequence[str]]) -> None:
 
 def compare(options: argparse.Namespace) -> int:
     from nprt.arrays import read_arrays
+    from nprt.compare import as_inputs, as_reals, values_of
     from nprt.compare import compare as compare_runs
-    from nprt.compare import values_of
     from nprt.file import load
+    from nprt.session import bind_dims, check_feeds
 
     if (options.torch is None) == (options.other is None):
         raise ValueError(
             "give what to compare with: another .nprt file, or --torch PACKAGE.MODULE:FACTORY"
         )
     model = load(options.model)
-    dtypes = {name: model.types[name].numpy for name in model.inputs}
+    types = {name: model.types[name] for name in model.inputs}
+    dtypes = {name: None if type.is_codes else type.numpy for name, type in types.items()}
     feeds = read_arrays(options.input, dtypes, InputError)
     if options.torch is not None:
         from nprt.converters.from_torch import open_torch, torch_values
 
+        bind_dims(model, check_feeds(model, as_inputs(model, feeds)))  # before torch complains
         source = open_torch(options.torch)
         expected = torch_values(source.module, source.arguments(feeds), options.engine)
     else:
-        expected = values_of(load(options.other), feeds)
+        expected = values_of(load(options.other), as_reals(model, feeds))
     result = compare_runs(model, feeds, expected, isolate=options.isolate)
     first = result.first_beyond(options.tolerance, options.float_tolerance)
     other = options.torch or options.other
@@ -534,7 +550,12 @@ def compare(options: argparse.Namespace) -> int:
         for row in rows:
             row["snr"] = row["snr"] if math.isfinite(row["snr"]) else None
         diverges = None if first is None else first.name
-        facts = {"rows": rows, "alone": list(result.alone), "first_beyond": diverges}
+        facts = {
+            "rows": rows,
+            "alone": list(result.alone),
+            "first_beyond": diverges,
+            "hint": result.hint or None,
+        }
         _write_json({"model": options.model, "other": other, **facts})
     else:
         _write_comparison(result, first, other)
@@ -549,9 +570,7 @@ Row = tuple[str, list[str]]  # a heading, and the lines beside it
 def _write_comparison(result: Comparison, first: ComparedRow | None, other: str) -> None:
     table = [("op", "value", "compared", "differ", "largest", "SNR dB")]
     for row in result.rows:
-        largest = (
-            f"{row.largest:.0f}" if row.codes else f"{row.largest:.1e}" if row.largest else "0"
-        )
+        largest = _largest(row)
         snr = "exact" if row.snr == math.inf else f"{row.snr:.1f}"
         cells = (row.op, row.name, f"{row.compared:,}", f"{row.differing:,}", largest, snr)
         table.append(cells)
@@ -564,11 +583,23 @@ def _write_comparison(result: Comparison, first: ComparedRow | None, other: str)
     differ = sum(row.differing for row in result.rows)
     _write(f"\n{differ:,} of {total:,} elements in {len(result.rows)} values differ from {other}\n")
     if result.alone:
-        _write(f"without a counterpart there: {', '.join(_shortened(result.alone))}\n")
+        names = ", ".join(_shortened(result.alone))
+        _write(f"not compared, as the other run has no such value: {names}\n")
     if first is None:
         _write("no value is beyond the tolerance\n")
     else:
         _write(f"first beyond the tolerance: {first.name}, by {first.op}\n")
+    if result.hint:
+        _write(f"{result.hint}\n")
+
+
+def _largest(row: ComparedRow) -> str:
+    """The largest difference with its unit: codes have none, steps their name, ratios an exponent."""
+    if row.unit == "ratio":
+        return f"{row.largest:.1e}" if row.largest else "0"
+    whole = float(row.largest).is_integer() or math.isinf(row.largest)
+    number = f"{row.largest:.0f}" if whole else f"{row.largest:.3g}"
+    return f"{number} steps" if row.unit == "steps" and row.largest else number
 
 
 def _shortened(names: Sequence[str], most: int = 8) -> list[str]:

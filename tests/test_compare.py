@@ -9,13 +9,18 @@ import numpy as np
 import pytest
 
 from nprt.cli import main
-from nprt.compare import compare, values_of
+from nprt.compare import Row, compare, difference, values_of
+from nprt.converters import QuantizationConfig, from_torch
 from nprt.errors import InputError
 from nprt.ir import Model, QuantParams, TensorType
 from nprt.ops.add import Add
 from nprt.ops.dequantize import Dequantize
+from nprt.ops.linear import Linear
 from nprt.ops.lookup import Lookup
 from nprt.ops.quantize import Quantize
+from nprt.ops.reshape import Reshape
+from nprt.ops.unary import Unary
+from nprt.session import Session
 
 QUANT = QuantParams.of(0.5, 3)
 
@@ -93,16 +98,142 @@ def test_values_of_another_shape_have_no_counterpart(feeds):
         compare(chain(), feeds, {"other": np.zeros(3)})
 
 
+def test_values_in_another_order_of_axes_of_the_same_size():
+    """Channels last or first is seen from the numbers; any other order of equal sizes is a difference."""
+    feeds = {"x": np.random.default_rng(0).standard_normal((4, 4, 4, 4)).astype(np.float32)}
+    model = unary("N", 4, 4, 4)
+    y = values_of(model, feeds)["y"]
+    for order in ((0, 1, 2, 3), (0, 3, 1, 2), (0, 2, 3, 1)):
+        assert compare(model, feeds, {"y": y.transpose(order)}).first_beyond() is None
+    for order in ((0, 1, 3, 2), (0, 2, 1, 3), (3, 1, 2, 0)):
+        assert compare(model, feeds, {"y": y.transpose(order)}).first_beyond().name == "y"
+
+
+def unary(*shape) -> Model:
+    real = TensorType("float32", shape)
+    op = Unary(function="relu", inputs=("x",), outputs=("y",))
+    return Model(("x",), ("y",), {"x": real, "y": real}, {}, (op,))
+
+
 def test_floats_are_compared_relative_to_the_largest(feeds):
-    expected = values_of(chain(), feeds)
+    model = unary("N", 4)
+    expected = values_of(model, feeds)
     expected["y"] = expected["y"] * np.float32(1 + 1e-6)
-    row = compare(chain(), feeds, expected).rows[-1]
-    assert not row.codes
+    row = compare(model, feeds, expected).rows[-1]
+    assert row.unit == "ratio"
     assert 5e-7 < row.largest < 2e-6
     assert not row.exceeds(0, 1e-5)
     assert row.exceeds(0, 1e-7)
     expected["y"][0, 0] = np.nan
-    assert compare(chain(), feeds, expected).rows[-1].largest == math.inf
+    assert compare(model, feeds, expected).rows[-1].largest == math.inf
+
+
+def test_infinities_and_nan_that_both_runs_have_are_equal():
+    x = np.array([[np.inf, np.nan, -np.inf, 1]], np.float32)
+    row = difference(TensorType("float32", (1, 4)), x, x.copy())
+    assert (row.differing, row.largest, row.snr) == (0, 0, math.inf)
+
+
+def test_floats_made_of_codes_are_compared_in_steps(feeds):
+    """A scale that is off by a little is a part of a step; float32 noise is none."""
+    expected = values_of(chain(), feeds)
+    moved = {**expected, "y": expected["y"] + np.float32(0.5)}
+    row = compare(chain(), feeds, moved).rows[-1]
+    assert (row.name, row.unit, row.differing, row.largest) == ("y", "steps", 40, 1)
+    assert compare(chain(), feeds, moved).first_beyond(codes=1, floats=0) is None
+    noisy = {**expected, "y": expected["y"] * np.float32(1 + 1e-7)}
+    assert compare(chain(), feeds, noisy).first_beyond() is None
+    stretched = {**expected, "y": expected["y"] * np.float32(1.001)}
+    row = compare(chain(), feeds, stretched).first_beyond()
+    assert row.largest == pytest.approx(0.002 * np.abs(expected["y"]).max(), rel=1e-3)
+    expected["y"][0, 0] = np.nan
+    assert compare(chain(), feeds, expected).first_beyond(codes=100).largest == math.inf
+
+
+def test_a_reshape_keeps_the_steps(feeds):
+    model = chain()
+    types = {**model.types, "z": TensorType("float32", ("N", 2, 2))}
+    ops = (*model.ops, Reshape(inputs=("y",), outputs=("z",)))
+    model = dataclasses.replace(model, types=types, outputs=("z",), ops=ops)
+    assert [row.unit for row in compare(model, feeds, values_of(model, feeds)).rows[-2:]] == [
+        "steps",
+        "steps",
+    ]
+
+
+def test_codes_are_compared_with_floats_in_steps(feeds):
+    """A float within half a step of a code is equal to it; one beyond the codes' range equals the end code."""
+    expected = values_of(chain(), feeds)
+    real = {name: np.float32(0.5) * (expected[name] - np.float32(3)) for name in ("q", "f", "s")}
+    real["s"] = real["s"] + np.where(expected["s"] == 127, np.float32(9), 0)
+    result = compare(chain(), feeds, {**real, "y": expected["y"]})
+    assert [row.unit for row in result.rows] == ["steps"] * 4
+    assert result.first_beyond() is None
+    near = {"q": real["q"] + np.float32(0.24)}
+    row = compare(chain(), feeds, near).rows[0]
+    assert (row.differing, row.largest) == (0, 0)
+    assert row.snr == pytest.approx(20 * np.log10(np.std(real["q"]) / 0.24), abs=1)
+    far = {"q": real["q"].copy()}
+    far["q"][0, 0] += np.float32(0.9)  # 1.8 steps
+    row = compare(chain(), feeds, far).rows[0]
+    assert (row.differing, row.largest) == (1, 2)
+
+
+def test_ops_work_on_floats_quantized_to_their_types(feeds):
+    """With `isolate`, what follows a difference has none, though the other run has floats."""
+    expected = values_of(chain(), feeds)
+    real = {name: np.float32(0.5) * (expected[name] - np.float32(3)) for name in ("q", "f", "s")}
+    result = compare(chain(2), feeds, real, isolate=True)
+    assert {row.name: row.largest for row in result.rows} == {"q": 0, "f": 2, "s": 0}
+
+
+def test_codes_of_unknown_scale_have_no_counterpart(feeds):
+    """Integers beside a float value, and codes of another dtype beside codes."""
+    expected = values_of(chain(), feeds)
+    other = {"y": expected["s"], "f": expected["f"].astype(np.uint8)}
+    result = compare(chain(), feeds, {**expected, **other})
+    assert result.alone == ("f", "y")
+    assert [row.name for row in result.rows] == ["q", "s"]
+
+
+def test_per_axis_codes_beside_floats():
+    type = TensorType("int8", (2, 3), QuantParams.of([0.5, 0.25, 2.0], [0, 1, -3], axis=1))
+    codes = np.array([[1, 2, 3], [-4, -5, -6]], np.int8)
+    real = np.array([[0.5, 0.25, 12], [-2, -1.5, -6]], np.float32)
+    assert difference(type, codes, real).differing == 0
+    row = difference(type, codes, real + np.float32(0.75))
+    assert (row.unit, row.differing, row.largest) == ("steps", 4, 3)
+
+
+def test_float_feeds_of_a_model_that_takes_codes(feeds):
+    model = chain()
+    inner = dataclasses.replace(model, inputs=("q",), ops=model.ops[1:])
+    types = {name: type for name, type in model.types.items() if name != "x"}
+    inner = dataclasses.replace(inner, types=types)
+    result = compare(inner, {"q": feeds["x"]}, values_of(model, feeds))
+    assert [row.differing for row in result.rows] == [0, 0, 0]
+
+
+def test_other_weights_are_suspected():
+    """A hint where the first product agrees with nothing; none where a later one, or no product, does."""
+    real = TensorType("float32", ("N", 8))
+    names = {"x": real, "h": real, "y": real}
+    random = np.random.default_rng(0)
+
+    def model(*weights):
+        types = {**names, "v": TensorType("float32", (8, 8)), "w": TensorType("float32", (8, 8))}
+        ops = (
+            Linear(inputs=("x", "v", ""), outputs=("h",)),
+            Linear(inputs=("h", "w", ""), outputs=("y",)),
+        )
+        return Model(("x",), ("y",), types, dict(zip("vw", weights, strict=True)), ops)
+
+    v, w, other = random.standard_normal((3, 8, 8)).astype(np.float32)
+    feeds = {"x": random.standard_normal((5, 8)).astype(np.float32)}
+    expected = values_of(model(v, w), feeds)
+    assert "same weights?" in compare(model(other, w), feeds, expected).hint
+    assert compare(model(v, other), feeds, expected).hint == ""
+    assert compare(model(v, w), feeds, expected).hint == ""
 
 
 @pytest.fixture
@@ -120,11 +251,15 @@ def test_the_command(files, capsys):
     other = [str(files / "a.nprt"), str(files / "b.nprt"), "-i", str(files / "x.npz")]
     assert main(["compare", *other]) == 1
     assert "first beyond the tolerance: f, by lookup" in capsys.readouterr().out
-    assert main(["compare", *other, "--tolerance", "2", "--float-tolerance", "1"]) == 0
+    assert main(["compare", *other, "--tolerance", "2"]) == 0
+    assert " 2 steps" in capsys.readouterr().out
     capsys.readouterr()
     assert main(["compare", *other, "--json"]) == 1
     facts = json.loads(capsys.readouterr().out)
     assert facts["first_beyond"] == "f"
+    assert facts["hint"] is None
+    assert list(facts["rows"][0]) == [f.name for f in dataclasses.fields(Row)]
+    assert [row["unit"] for row in facts["rows"]] == ["codes", "codes", "codes", "steps"]
     assert facts["rows"][0]["snr"] is None
     assert facts["rows"][1]["largest"] == 1
 
@@ -170,6 +305,10 @@ def plain():
     torch.manual_seed(0)
     return Net().eval(), torch.randn(2, 3, 8, 8)
 
+def unseeded():
+    torch.seed()
+    return Net().eval(), torch.randn(2, 3, 8, 8)
+
 def odd():
     class Odd(torch.nn.Module):
         def forward(self, x):
@@ -202,7 +341,7 @@ def test_a_torch_model_from_the_shell(factory, capsys):
     assert main(["compare", "a.nprt", *spec, "-i", "x.npz"]) == 0
     out = capsys.readouterr().out
     assert "conv" in out
-    assert "without a counterpart" in out
+    assert "not compared, as the other run has no such value: quant.codes" in out
     integer = ["--example", "x.npz", "-o", "i.nprt", "--numerics", "integer"]
     assert main(["convert", *spec, *integer]) == 0
     capsys.readouterr()
@@ -222,6 +361,39 @@ def test_a_float_torch_model_from_the_shell(factory, capsys):
     assert "plain.nprt" in out
     assert "signal-to-noise ratio" in out
     assert (factory / "plain.nprt").exists()
+    command = ["compare", "plain.nprt", "--torch", "torch_factory:plain", "-i", "x.npz"]
+    assert main([*command, "--tolerance", "8", "--float-tolerance", "0.1"]) == 0
+    out = capsys.readouterr().out
+    assert " steps" in out
+    assert "same weights?" not in out
+    assert main([*command, "--isolate", "--json"]) == 1
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert all(row["snr"] > 20 for row in rows)
+
+
+@torch_quiet
+def test_a_factory_without_a_seed_is_suspected(factory, capsys):
+    assert main(["convert", "--torch", "torch_factory:unseeded", "-c", "x.npz"]) == 0
+    command = ["compare", "unseeded.nprt", "--torch", "torch_factory:unseeded", "-i", "x.npz"]
+    assert main(command) == 1
+    assert "are these the same weights?" in capsys.readouterr().out
+
+
+@torch_quiet
+def test_a_torch_model_with_integer_edges(factory, capsys):
+    """It is verified and compared with what torch computes from the floats that its codes stand for."""
+    spec = ["--torch", "torch_factory:plain", "-c", "x.npz", "-o", "codes.nprt", "--integer-edges"]
+    assert main(["convert", *spec]) == 0
+    assert "codes of output differ" in capsys.readouterr().out
+    command = ["compare", "codes.nprt", "--torch", "torch_factory:plain", "-i", "x.npz"]
+    assert main([*command, "--tolerance", "8"]) == 0
+    torch_factory = importlib.import_module("torch_factory")
+    module, example = torch_factory.plain()
+    calibration = dict(np.load("x.npz"))
+    config = QuantizationConfig(float_edges=False)
+    model = from_torch(module, example, calibration=calibration, config=config)
+    assert Session(model).inputs[0].dtype == Session(model).outputs[0].dtype == np.int8
+    assert any("codes of output differ" in note for note in model.origin.notes)
 
 
 @torch_quiet
