@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import warnings
 from typing import Any
@@ -20,12 +21,15 @@ from torch_runner import ENGINES, QUIET, assert_same, converted, engine, outputs
 import nprt
 from nprt.converters import from_torch
 from nprt.errors import InputError, ShapeError, UnsupportedOpError
+from nprt.ir import Model, TensorType
 from nprt.ops.embedding_bag import EmbeddingBag
+from nprt.ops.gather import Gather
 
 pytestmark = [pytest.mark.filterwarnings(f) for f in QUIET]
 
 EIGHT, FOUR = tq.float_qparams_weight_only_qconfig, tq.float_qparams_weight_only_qconfig_4bit
 Q = torch.ops.quantized
+BACKENDS = ["numpy", *(["numba"] if importlib.util.find_spec("numba") else [])]
 
 
 class Bag(nn.Module):
@@ -274,20 +278,96 @@ def test_saved_in_a_file(tmp_path):
     np.testing.assert_array_equal(run(loaded, indices(4, 5))[0], run(model, indices(4, 5))[0])
 
 
-@pytest.mark.parametrize("offsets", [[1, 3], [0, 5, 3], [0, 10], [0, -1]], ids=str)
-def test_bad_offsets(offsets):
-    model = converted(Packed(torch.randn(20, 6), 8, bag=True), indices(9), torch.tensor([0, 4]))
-    if len(offsets) != 2:
-        with pytest.raises(ShapeError, match="offsets"):
-            EmbeddingBag(inputs=("t", "i", "o"), outputs=("y",)).check_constants(
-                None,
-                model.tensor("weight"),
-                nprt.ir.TensorType("int64", (9,)),
-                nprt.ir.Tensor(nprt.ir.TensorType("int64", (3,)), np.array(offsets)),
-            )
-        return
-    with pytest.raises(InputError, match="offsets"):
-        run(model, indices(9), torch.tensor(offsets))
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+@pytest.mark.parametrize("constant", [False, True], ids=["run time", "constant"])
+@pytest.mark.parametrize("last", [False, True])
+def test_bad_offsets(dtype, constant, last):
+    low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+    hostile = [
+        *([1, 3, 4], [0, 5, 3], [0, 2, 10], [0, 0, -1], [-1, 0, 1], [0, high, low], [0, high, -1]),
+        *([0, low, high], [0, low, 0], [low, low, 0], [0, 0, high], [low, 0, 9], [high, low, 0]),
+    ]
+    op = EmbeddingBag(inputs=("t", "i", "o"), outputs=("y",), include_last_offset=last)
+    table, index = np.ones((20, 6), np.float32), np.zeros(9, np.int64)
+    offset = TensorType(np.dtype(dtype).name, (3,))
+    types = {
+        "t": TensorType("float32", (20, 6)),
+        "i": TensorType("int64", (9,)),
+        "o": offset,
+        "y": TensorType("float32", (2 if last else 3, 6)),
+    }
+
+    def session(offsets, backend):
+        known = {"t": table} | ({"o": np.array(offsets, dtype)} if constant else {})
+        inputs = ("i",) if constant else ("i", "o")
+        return nprt.Session(Model(inputs, ("y",), types, known, (op,)), backend=backend)
+
+    for backend in BACKENDS:
+        for offsets in hostile:
+            if constant:
+                with pytest.raises(ShapeError, match="offsets"):
+                    session(offsets, backend)
+                continue
+            with pytest.raises(InputError, match="offsets"):
+                session(offsets, backend).run(None, {"i": index, "o": np.array(offsets, dtype)})
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+@pytest.mark.parametrize("cls", [Gather, EmbeddingBag])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_indices_at_the_ends_of_their_dtype(dtype, cls, backend):
+    op = cls(inputs=("t", "i"), outputs=("y",))
+    shape = (2, 6) if cls is EmbeddingBag else (2, 1, 6)
+    types = {
+        "t": TensorType("float32", (20, 6)),
+        "i": TensorType(np.dtype(dtype).name, (2, 1)),
+        "y": TensorType("float32", shape),
+    }
+    table = np.ones((20, 6), np.float32)
+    session = nprt.Session(Model(("i",), ("y",), types, {"t": table}, (op,)), backend=backend)
+    for wrong in (20, -21, np.iinfo(dtype).min, np.iinfo(dtype).max):
+        index = np.array([[3], [wrong]], dtype)
+        with pytest.raises(InputError, match="index"):
+            session.run(None, {"i": index})
+        with pytest.raises(ShapeError, match="index"):
+            nprt.Session(Model((), ("y",), types, {"t": table, "i": index}, (op,)), backend=backend)
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+def test_bags_without_indices(mode):
+    op = EmbeddingBag(inputs=("t", "i"), outputs=("y",), mode=mode)
+    types = {
+        "t": TensorType("float32", (20, 6)),
+        "i": TensorType("int64", (3, 0)),
+        "y": TensorType("float32", (3, 6)),
+    }
+    table = np.ones((20, 6), np.float32)
+    session = nprt.Session(Model(("i",), ("y",), types, {"t": table}, (op,)))
+    (actual,) = session.run(None, {"i": np.zeros((3, 0), np.int64)})
+    np.testing.assert_array_equal(actual, np.zeros((3, 6)))
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+def test_one_long_bag_among_many(mode):
+    """Takes time by the number of indices: bags times the longest bag would be 400 million rows."""
+    lengths = np.ones(20_000, np.int64)
+    lengths[7] = 20_000
+    offsets = np.append(0, np.cumsum(lengths)[:-1])
+    index = np.random.default_rng(0).integers(0, 20, lengths.sum())
+    table = np.random.default_rng(1).normal(size=(20, 6)).astype(np.float32)
+    op = EmbeddingBag(inputs=("t", "i", "o"), outputs=("y",), mode=mode)
+    types = {
+        "t": TensorType("float32", table.shape),
+        "i": TensorType("int64", index.shape),
+        "o": TensorType("int64", offsets.shape),
+        "y": TensorType("float32", (len(offsets), 6)),
+    }
+    session = nprt.Session(Model(("i", "o"), ("y",), types, {"t": table}, (op,)))
+    expected = nn.functional.embedding_bag(
+        *map(torch.from_numpy, (index, table, offsets)), mode=mode
+    )
+    (actual,) = session.run(None, {"i": index, "o": offsets})
+    np.testing.assert_array_equal(actual, expected.numpy())
 
 
 def test_pruned_tables_are_refused():

@@ -125,9 +125,8 @@ class EmbeddingBag(Op):
         index = indices.data.reshape(-1)
         factor = None if weights is None else weights.data.reshape(-1)
         if offsets is None:
-            size = indices.data.shape[-1]
-            bags = index.size // max(1, size)
-            edges = np.arange(bags + 1, dtype=np.int64) * size
+            *bags, size = indices.data.shape
+            edges = np.arange(numel(tuple(bags)) + 1, dtype=np.int64) * size
         else:
             require_offsets(offsets.data, index.size, InputError)
             edges = offsets.data.astype(np.int64)
@@ -140,8 +139,10 @@ class EmbeddingBag(Op):
         add = self._adder(table, factor, scale, bias)
         first, length = edges[:-1], np.diff(edges)
         total = np.zeros((numel(y.shape[:-1]), table.data.shape[1]), np.float32)
-        for k in range(length.max(initial=0)):
-            bag = np.flatnonzero(length > k)
+        longest_first = np.argsort(-length, kind="stable")
+        longer = np.cumsum(np.bincount(length)[::-1])[::-1][1:]  # bags with more than k rows
+        for k, count in enumerate(longer):
+            bag = longest_first[:count]
             at = first[bag] + k
             total[bag] = add(total[bag], index[at], at, k == 0)
         if self.mode == "mean":
@@ -188,7 +189,8 @@ def require_rows(indices: Array, rows: int, error: type[NprtError]) -> None:
 def require_offsets(offsets: Array, count: int, error: type[NprtError]) -> None:
     if not offsets.size:
         return
-    if offsets[0] != 0 or (np.diff(offsets) < 0).any() or offsets[-1] > count:
+    falls = (offsets[1:] < offsets[:-1]).any()
+    if offsets[0] != 0 or falls or offsets.min() < 0 or offsets.max() > count:
         raise error(
             f"offsets {offsets[:8].tolist()}{'...' if offsets.size > 8 else ''} do not begin with 0, fall, or pass the "
             f"{count} indices"
