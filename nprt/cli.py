@@ -599,7 +599,9 @@ def _largest(row: ComparedRow) -> str:
         return f"{row.largest:.1e}" if row.largest else "0"
     whole = float(row.largest).is_integer() or math.isinf(row.largest)
     number = f"{row.largest:.0f}" if whole else f"{row.largest:.3g}"
-    return f"{number} steps" if row.unit == "steps" and row.largest else number
+    if row.unit == "codes" or not row.largest:
+        return number
+    return f"{number} step{'s' * (row.largest != 1)}"
 
 
 def _shortened(names: Sequence[str], most: int = 8) -> list[str]:
