@@ -56,11 +56,10 @@ def faults(conv: Convolution) -> Iterator[str]:
     """What a user has to know of this layer: torch may give other codes than nprt."""
     if conv.transposed:
         return
-    limit = saturation_limit(conv)
-    if conv.engine == "fbgemm" and conv.greatest > limit:
+    if saturates(conv):
         yield (
             "torch's depthwise kernel cuts sums of two products to 16 bits, which happens here where codes of the "
-            f"input exceed {limit}; nprt sums exactly"
+            f"input exceed {saturation_limit(conv)}; nprt follows, but sums exactly with numerics integer"
         )
     if conv.engine != "onednn":
         return
@@ -69,6 +68,12 @@ def faults(conv: Convolution) -> Iterator[str]:
             "some windows lie in the padding altogether; torch's results for them change from run to run, and nprt's "
             "are those of a zero input"
         )
+
+
+def saturates(conv: Convolution) -> bool:
+    """Whether the layer is one of eq. (73), of which any input reaches the end of int16."""
+    reached = max(conv.greatest, conv.zero_point)  # padding has the code of the zero point
+    return conv.engine == "fbgemm" and not conv.transposed and reached > saturation_limit(conv)
 
 
 def saturation_limit(conv: Convolution) -> int:
@@ -82,7 +87,7 @@ def saturation_limit(conv: Convolution) -> int:
         len(kernel) in (2, 3)
         and conv.channels in ((1, 1), (1, 2))
         and conv.groups % 8 == 0
-        and all(size % 2 == 1 and size > 1 for size in kernel)
+        and set(kernel) <= {3, 5, 7}
         and kernel[-1] == kernel[-2]
         and set(conv.stride) <= {1, 2}
         and conv.padding == tuple(size // 2 for size in kernel)

@@ -172,6 +172,8 @@ def conv(rank: int, activation: str = "") -> Translate:
             codes, numerics = as_transposed(m, call, packed, seen, bias, weight)
         elif faults.is_general(seen):
             numerics = "onednn-general"
+        elif faults.saturates(seen):
+            numerics = "fbgemm-saturating"
         fields |= {"numerics": m.numerics(numerics), "groups": groups, "out": f"{m.out(call)}~sum"}
         build = transposed_convolution if transposed else convolution
         y = build(m, *operands(m, call, engine, weight, codes, bias), **fields)

@@ -33,12 +33,17 @@ class DepthwiseConv(ProductOp):
     Fields:
         stride, dilation: one integer for each spatial axis.
         padding: (before, after) for each spatial axis.
-        clamp, numerics: see `linear`.
+        clamp: see `linear`.
+        numerics: see `linear`; `fbgemm-saturating` is `fbgemm` of codes of y after sums that saturate, eq. (73), for
+            uint8 x and int8 w.
     """
 
     name = "depthwise_conv"
     INPUTS = ("x", "w", "bias?", "x_zero_point?")
-    REQUANTIZE = rounding.REQUANTIZE | {"onednn-general": rounding.requantize_onednn_product}
+    REQUANTIZE = rounding.REQUANTIZE | {
+        "fbgemm-saturating": rounding.requantize_fbgemm,
+        "onednn-general": rounding.requantize_onednn_product,
+    }
 
     stride: tuple[int, ...]
     dilation: tuple[int, ...]
@@ -66,6 +71,9 @@ class DepthwiseConv(ProductOp):
             rules.reject(f"w {w} does not have a multiple of {channels} channels")
         rules.require_weight_axis(w, rank)
         self.check_operands(y, x, w, bias, x_zero_point, out_channels)
+        if self._saturates(y):
+            rules.require_dtype("x", x, "uint8")
+            rules.require_dtype("w", w, "int8")
         out = [
             output_size(*axis)
             for axis in zip(
@@ -96,6 +104,8 @@ class DepthwiseConv(ProductOp):
         for piece in pieces(out.shape, numel(y.shape[2:]), PIECE_ELEMENTS, self.stride[0], extent):
             seen = difference(padded[piece.seen], zero).astype(dtype, copy=False)
             acc = self._convolve(seen, weights.astype(dtype, copy=False))
+            if self._saturates(y):
+                acc = acc.astype(np.int32) - self._lost(padded[piece.seen], w.data)
             out[piece.out] = finish(acc.reshape(-1, acc.shape[-1])).reshape(acc.shape)
         return out
 
@@ -116,20 +126,28 @@ class DepthwiseConv(ProductOp):
         acc = np.einsum(view, [batch, *axes], taps, [*kernel, channel], [batch, *out, channel])
         return acc.reshape(*acc.shape[:-2], acc.shape[-2] * joined, w.shape[-1])
 
+    def _saturates(self, y: TensorType) -> bool:
+        return self.numerics == "fbgemm-saturating" and y.is_codes
+
+    def _lost(self, x: Array, w: Array) -> Array:
+        """Codes x and w as for `_convolve`: what the sums lose to saturation, int32 (batch, *out, channels * m)."""
+        channels, rank = w.shape[-1], w.ndim - 1
+        x = np.repeat(x, channels // x.shape[-1], axis=-1)
+        view = windows(x, w.shape[:-1], self.stride, self.dilation)
+        taps = view.reshape(*view.shape[: 1 + rank], -1, channels)
+        return rounding.lost_to_int16(taps, w.reshape(-1, channels))
+
     def accumulator_bound(
         self, y: Any, x: Any, w: Any, bias: Any = None, x_zero_point: Any = None
     ) -> int | None:
         if y.is_float:
             return None
         shape = (w.type if isinstance(w, Tensor) else w).shape
-        return sum_bound(
-            x,
-            w,
-            bias,
-            numel(shape[:-1]),
-            len(shape) - 1,
-            unknown_zero_point=x_zero_point is not None,
+        taps = numel(shape[:-1])
+        bound = sum_bound(
+            x, w, bias, taps, len(shape) - 1, unknown_zero_point=x_zero_point is not None
         )
+        return bound + taps // 2 * rounding.MOST_LOST_TO_INT16 * self._saturates(y)
 
     def macs(self, y: TensorType, x: TensorType, w: TensorType, *rest: Any) -> int:
         return numel(y.shape) * numel(w.shape[:-1])

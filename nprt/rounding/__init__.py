@@ -8,6 +8,8 @@ names one family of these formulas; every op that rounds says in its field `nume
     onnx      the ONNX operators themselves: dequantize, the op in float32, quantize; ties go to even
     fbgemm    PyTorch's engines fbgemm and, for most ops, x86: float32 multipliers, float32 bias; ties go to even
     fbgemm-scalar  the same in add where PyTorch has no vector loop: the zero point is added before rounding
+    fbgemm-saturating
+              the same in depthwise convolutions whose kernel cuts sums of two products to 16 bits
     onednn    PyTorch's engine onednn, and x86 for most convolutions: the zero point is added before rounding
     onednn-general
               its general kernels, for layers for which it has no other: the same in another order
@@ -33,6 +35,6 @@ from nprt.rounding.softmax import *
 
 NUMERICS = (
     *("integer", "ort", "onnx"),
-    *("fbgemm", "fbgemm-scalar", "onednn", "onednn-general", "qnnpack"),
+    *("fbgemm", "fbgemm-scalar", "fbgemm-saturating", "onednn", "onednn-general", "qnnpack"),
     *("torch", "torch-nchw", "torch-nhwc", "pt2e"),
 )

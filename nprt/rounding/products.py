@@ -152,6 +152,27 @@ def requantize_fbgemm(
     return np.rint(value * (scale / np.float32(y_scale))) + np.float32(y_zero_point)
 
 
+def lost_to_int16(x: Array, w: Array) -> Array:
+    """What sums of products lose where the sum of each two of them is cut to 16 bits: eq. (73).
+
+    Args:
+        x: (..., taps, channels) codes, zero points not taken off.
+        w: (taps, channels) codes, likewise. A last odd tap is a pair with 0, and loses nothing.
+
+    Returns:
+        int32 (..., channels), to be taken off the exact sums.
+    """
+    end = x.shape[-2] // 2 * 2
+    products = x[..., :end, :].astype(np.int32) * w[:end].astype(np.int32)
+    pairs = products[..., 0::2, :] + products[..., 1::2, :]
+    lost: Array = (pairs - np.clip(pairs, -(2**15), 2**15 - 1)).sum(axis=-2, dtype=np.int32)
+    return lost
+
+
+# The most that a pair of products of a uint8 and an int8 loses.
+MOST_LOST_TO_INT16 = 2 * 255 * 128 - 2**15
+
+
 def requantize_qnnpack(
     acc: Array, x_scale: Array, w_scale: Array, y_scale: Array, y_zero_point: Array
 ) -> Array:
@@ -280,7 +301,7 @@ def requantize_torch(
 
 
 # By numerics. Those of FLOAT_BIAS take the bias by itself, float32; the others find it in the accumulator.
-FLOAT_BIAS = ("fbgemm", "onednn", "onednn-general", "pt2e")
+FLOAT_BIAS = ("fbgemm", "fbgemm-saturating", "onednn", "onednn-general", "pt2e")
 REQUANTIZE: dict[str, Callable[..., Array]] = {
     "integer": requantize_integer,
     "ort": requantize_ort,

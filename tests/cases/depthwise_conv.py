@@ -265,10 +265,33 @@ CASES = [
         )
         for numerics, bias in (
             ("fbgemm", "f32"),
+            ("fbgemm-saturating", "f32"),
             ("onednn", "f32"),
             ("onednn-general", "f32"),
             ("pt2e", "f32"),
             ("qnnpack", "i32"),
+        )
+    ],
+    # Sums of two products leave int16 at both ends.
+    *[
+        case(
+            f"saturating_{name}",
+            DepthwiseConv,
+            f"u8[N,{x}]*0.0217{zero} in 150..255",
+            f"const i8[{w}]*0.004..0.009/{len(w.split(',')) - 1}~{spread} ends",
+            *bias,
+            y="u8*1.3+117",
+            clamp=clamp,
+            numerics="fbgemm-saturating",
+            **fields,
+        )
+        for name, x, zero, w, spread, bias, clamp, fields in (
+            ("3x3", "6,5,8", "+131", "3,3,8", 0, ("const f32[8]",), None, sliding(2, padding=1)),
+            ("5x5", "7,6,8", "+255", "5,5,8", 9, (), None, sliding(2, stride=2, padding=2)),
+            ("twice", "6,5,8", "+0", "3,3,16", 0, ("const f32[16]",), None, sliding(2, padding=1)),
+            ("3x3x3", "4,5,3,8", "+7", "3,3,3,8", 0, (), (117, 255), sliding(3, padding=1)),
+            ("even", "9,3", "+200", "4,3", 5, (), None, sliding(1, padding=1, dilation=2)),
+            ("one_tap", "4,4,3", "+9", "1,1,3", 0, (), None, sliding(2)),
         )
     ],
 ]
