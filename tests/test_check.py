@@ -33,7 +33,9 @@ from nprt.ops.dynamic_quantize import DynamicQuantize
 from nprt.ops.expand import Expand
 from nprt.ops.gather import Gather
 from nprt.ops.global_average_pool import GlobalAveragePool
+from nprt.ops.gru import Gru
 from nprt.ops.linear import Linear
+from nprt.ops.lstm import Lstm
 from nprt.ops.matmul import Matmul
 from nprt.ops.max_pool import MaxPool
 from nprt.ops.mul import Mul
@@ -574,6 +576,40 @@ def test_the_largest_result() -> None:
         ShapeError,
         "output 'y' takes 536870913 elements",
     )
+
+
+@pytest.mark.parametrize(("cls", "gates"), [(Lstm, 4), (Gru, 3)])
+@pytest.mark.parametrize("is_float", [False, True], ids=["codes", "float32"])
+def test_the_gates_of_a_long_sequence(cls: type[Op], gates: int, is_float: bool) -> None:
+    """They are several times y, which by itself has room."""
+
+    def layer(length: int, features: int, hidden: int) -> Model:
+        weights = TensorType(
+            "float32" if is_float else "int8", (), None if is_float else QuantParams.of(0.01)
+        )
+        shapes = [(gates * hidden, features), (gates * hidden, hidden)]
+        w_ih, w_hh = (weights.with_shape(shape) for shape in shapes)
+        states = ("h0", "c0") if cls is Lstm else ("h0",)
+        results = ("h", "c") if cls is Lstm else ("h",)
+        types = {
+            "x": floats(length, 1, features),
+            **dict.fromkeys((*states, *results), floats(1, hidden)),
+            "w_ih": w_ih,
+            "w_hh": w_hh,
+            "y": floats(length, 1, hidden),
+        }
+        op = cls(inputs=("x", *states, "w_ih", "w_hh"), outputs=("y", *results))
+        known = {
+            name: np.broadcast_to(np.zeros((), types[name].numpy), types[name].shape)
+            for name in ("w_ih", "w_hh")
+        }
+        return model([op], types, known, ("x", *states))
+
+    longest = MAX_COMPUTED // (gates * 8)
+    check(layer(longest, 1, 8))
+    refused(layer(longest + 1, 1, 8), ShapeError, "the product of x and w_ih takes")
+    if not is_float:
+        refused(layer(2**10, 2**19 + 1, 1), ShapeError, "x as codes takes")
 
 
 def test_a_batch_that_makes_too_much_is_refused_before_it_is_allocated() -> None:

@@ -80,6 +80,9 @@ class RecurrentOp(Op):
                     f"{what} {w} does not have shape [{self.GATES * hidden}, {source.shape[-1]}], "
                     f"{self.GATES} gates of {hidden}"
                 )
+        rules.require_room("the product of x and w_ih", (length, batch, self.GATES * hidden))
+        if not in_floats:
+            rules.require_room("x as codes", x.shape)
         return TensorType("float32", (length, batch, hidden)), state
 
     def run(
