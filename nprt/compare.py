@@ -88,7 +88,7 @@ def compare(
     Args:
         feeds: arrays for the inputs of `model`; float32 for an input of codes is quantized, by eq. (1).
         expected: the other run's arrays by the names of values in `model`. A value may be float32 where `model` has
-            codes, and channels first where `model` has channels last.
+            codes; an inner one may be channels first where `model` has channels last.
         isolate: each op works on the other run's values where there are any, quantized where they are floats and the
             model's are not, so that a difference shows at the op that makes it and nowhere behind it.
 
@@ -105,10 +105,11 @@ def compare(
         other = np.asarray(expected[name]) if name in expected else None
         if other is None or not _comparable(type, other):
             aligned = None
-        elif type.quant is not None and _is_real(other):
-            aligned = _aligned(Tensor(type, array).real(), other)
         else:
-            aligned = _aligned(array, other)
+            codes = type.quant is not None and _is_real(other)
+            values = Tensor(type, array).real() if codes else array
+            aligned = other if name in model.outputs else _aligned(values, other)
+            aligned = aligned if aligned is not None and aligned.shape == array.shape else None
         if aligned is None:
             alone.append(name)
             return None
