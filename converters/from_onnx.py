@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from nprt.converters import sniff
 from nprt.converters.graph import Graph
 from nprt.converters.onnx_ops.importer import Importer, Node
 from nprt.converters.onnx_ops.table import IMPORTERS
@@ -100,9 +101,9 @@ def read_proto(source: Any) -> tuple[onnx.ModelProto, str]:
     except OSError:
         raise
     except Exception as error:  # protobuf's DecodeError, without depending on protobuf
-        raise ModelFormatError(
-            f"{name}: not an ONNX model ({type(error).__name__}: {error})"
-        ) from error
+        what = "" if isinstance(source, bytes) or name.endswith(".onnx") else sniff.advice(name)
+        what = what or f"not an ONNX model ({type(error).__name__}: {error})"
+        raise ModelFormatError(f"{name}: {what}") from error
 
 
 def opset_of(proto: onnx.ModelProto, name: str) -> int:

@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from nprt.converters import sniff
 from nprt.converters.pipeline import convert
 from nprt.converters.quantize import QuantizationConfig
 from nprt.converters.verify import moved
-from nprt.errors import BackendUnavailableError, ModelError, NprtError, UnsupportedOpError
+from nprt.errors import (
+    BackendUnavailableError,
+    ModelError,
+    ModelFormatError,
+    NprtError,
+    UnsupportedOpError,
+)
 from nprt.ir import Array, Model, Origin
+from nprt.ops.quantize import Quantize
 from nprt.version import __version__
 
 if TYPE_CHECKING:
+    from nprt.converters.graph import Graph
     from nprt.converters.torch_ops.importer import Importer
     from nprt.converters.torch_ops.recording import Recording
 
 log = logging.getLogger("nprt")
+
+UNCALIBRATED = (
+    "all activations have scale 1 and zero point 0: was this model calibrated, or is its state_dict not "
+    "loaded?"
+)
 
 ENGINES = ("fbgemm", "x86", "onednn", "qnnpack")
 
@@ -59,8 +74,12 @@ def from_torch(
     Raises:
         UnsupportedOpError: lists every operator that cannot be converted, with the module and the line it is from.
         BackendUnavailableError: torch is not installed.
+        InputError: the module fails on the example inputs, or is not something to convert.
+        ModelFormatError: a file that is neither an exported program nor TorchScript.
         ModelError: the model breaks a rule of the op list.
     """
+    if isinstance(module, str | os.PathLike):
+        _refuse_file(os.fspath(module))
     torch = _torch()
     from nprt.converters.torch_ops import source
     from nprt.converters.torch_ops.batches import record_batches
@@ -83,6 +102,9 @@ def from_torch(
         importer = import_recording(recording, name, engine, integer=integer, required=required)
         notes = ["the batch is fixed to that of the example inputs: an operator needs to know it"]
         log.warning("%s: %s", name, notes[0])
+    if importer.traits.quantized and _uncalibrated(importer.graph):
+        notes.append(UNCALIBRATED)
+        log.warning("%s: %s", name, UNCALIBRATED)
     if numerics == "torch" and not importer.traits.quantized:
         raise ValueError(
             f"{name} is not quantized, so torch has no int8 numerics for it; use integer"
@@ -112,6 +134,20 @@ def from_torch(
     for sentence in found if importer.traits.quantized and not integer else ():
         log.warning("%s: %s", name, sentence)
     return replace(model, origin=replace(model.origin, notes=(*model.origin.notes, *found)))
+
+
+def _refuse_file(path: str) -> None:
+    """Raises ModelFormatError for a file that is known to be something else than torch's, before torch sees it."""
+    if os.path.isfile(path) and sniff.kind(path) in ("nprt", "onnx"):
+        raise ModelFormatError(f"{path}: {sniff.advice(path)}")
+
+
+def _uncalibrated(graph: Graph) -> bool:
+    """Whether everything that is quantized, but for functions of a fixed range, has what observers begin with."""
+    found = [graph.types[op.outputs[0]] for op in graph.ops if isinstance(op, Quantize)]
+    params = [type.quant for type in found if type.quant is not None]
+    free = [quant for quant in params if quant.scale not in ((1 / 256,), (1 / 128,))]
+    return bool(free) and all(quant.scale == (1.0,) and quant.zero_point == (0,) for quant in free)
 
 
 @dataclass(frozen=True)
@@ -153,6 +189,7 @@ class TorchSource:
 
 def open_torch(spec: str) -> TorchSource:
     """The torch model that `package.module:factory`, or the path of a `.pt2` or `.pt` file, names."""
+    _refuse_file(spec)
     _torch()
     from nprt.converters.torch_ops import source
 

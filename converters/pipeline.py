@@ -61,7 +61,11 @@ def convert(
     if numerics not in NUMERICS:
         raise ValueError(f"numerics {numerics!r} is not one of {', '.join(NUMERICS)}")
     if calibration is not None and traits.quantized:
-        raise ValueError(f"{name} is quantized already; calibration data have no use")
+        raise ValueError(
+            f"{name} is quantized already; calibration data have no use, leave out calibration (--calibration)"
+        )
+    if not isinstance(config, QuantizationConfig):
+        raise TypeError(f"config is a {type(config).__name__}; expected a QuantizationConfig")
     if traits.quantized and config != QuantizationConfig(float_edges=config.float_edges):
         log.warning(
             "%s is quantized already; of the configuration only float_edges has an effect", name
@@ -75,7 +79,7 @@ def convert(
     settle_layout(graph, integer=numerics == "integer")
     notes = list(notes)
     if not traits.quantized and calibration is not None:
-        quantize_static(graph, config, calibration, progress)
+        notes += quantize_static(graph, config, calibration, progress)
     elif not traits.quantized:
         left = quantize_dynamic(graph, config)
         if left:

@@ -21,7 +21,7 @@ from nprt.converters.passes.fold import LAYERS
 from nprt.converters.passes.qdq import BINARIES, is_movement
 from nprt.converters.passes.tabulate import ELEMENTWISE
 from nprt.errors import CalibrationError, InputError
-from nprt.ir import Array, Op, QuantParams, TensorType
+from nprt.ir import Array, Model, Op, QuantParams, TensorType
 from nprt.ops.adaptive_average_pool import AdaptiveAveragePool
 from nprt.ops.add import Add
 from nprt.ops.average_pool import AveragePool
@@ -65,6 +65,9 @@ ObserverSpec = str | Callable[..., Observer] | Observer
 
 # Feeds that come as one big array are cut into pieces of this many samples.
 CALIBRATION_BATCH = 32
+
+# Calibration data of fewer samples are warned of.
+FEW_SAMPLES = 8
 
 # A constant that is added or chosen is a mask if it has an element this large: the element stands for infinity.
 MASK = 1e4
@@ -427,14 +430,14 @@ class Plan:
 
 def feeds_of(calibration: Any, batch: Any) -> Iterator[Mapping[str, Array]]:
     """Feeds one by one, from an iterable of them or from one mapping of whole arrays."""
-    if isinstance(calibration, np.ndarray):
+    if isinstance(calibration, np.ndarray) or _is_tensor(calibration):
         raise CalibrationError(
             "calibration is an array; expected a mapping {input name: array}, or an iterable of such mappings"
         )
     if not isinstance(calibration, Mapping):
         yield from calibration
         return
-    arrays = {name: np.asarray(array) for name, array in calibration.items()}
+    arrays = {name: _array(array) for name, array in calibration.items()}
     counts = {len(array) if array.ndim else 0 for array in arrays.values()}
     if len(counts) != 1:
         raise CalibrationError(
@@ -449,8 +452,37 @@ def feeds_of(calibration: Any, batch: Any) -> Iterator[Mapping[str, Array]]:
             yield {name: array[start : start + step] for name, array in arrays.items()}
 
 
-def calibrate(graph: Graph, plan: Plan, calibration: Any, progress: bool) -> dict[str, QuantParams]:
-    """Run the float graph on the calibration data; the parameters of each value that gets codes."""
+def _is_tensor(item: Any) -> bool:
+    """Whether this is a tensor of torch, which is not imported for that."""
+    return hasattr(item, "detach") and hasattr(item, "cpu") and hasattr(item, "numpy")
+
+
+def _array(item: Any) -> Array:
+    return np.asarray(item.detach().cpu().numpy() if _is_tensor(item) else item)
+
+
+def _feed(model: Model, feed: Any) -> dict[str, Array]:
+    """One feed as a mapping; an array or tensor alone is that of the only input. Raises InputError."""
+    if isinstance(feed, Mapping):
+        return {name: _array(array) for name, array in feed.items()}
+    if (isinstance(feed, np.ndarray) or _is_tensor(feed)) and len(model.inputs) == 1:
+        return {model.inputs[0]: _array(feed)}
+    names = ", ".join(f"{name!r}: array" for name in model.inputs)
+    message = (
+        f"the inputs are given as {type(feed).__name__}; expected a mapping of names to arrays: "
+        f"{{{names}}}"
+    )
+    if isinstance(feed, tuple | list) and model.inputs:
+        message += (
+            f"; for a DataLoader of (input, label): ({{{model.inputs[0]!r}: a}} for a, _ in loader)"
+        )
+    raise InputError(message)
+
+
+def calibrate(
+    graph: Graph, plan: Plan, calibration: Any, progress: bool
+) -> tuple[dict[str, QuantParams], list[str]]:
+    """Run the float graph on the calibration data; the parameters of each value that gets codes, and notes."""
     model, names = graph.to_model(), graph.final_names()
     backend = ReferenceBackend(model)
     # By root: the observers of the values that share a scale, which spans all their ranges.
@@ -477,11 +509,11 @@ def calibrate(graph: Graph, plan: Plan, calibration: Any, progress: bool) -> dic
             except ValueError as error:
                 raise CalibrationError(f"calibrating {name!r}: {error}") from error
 
-    count = 0
+    count = samples = 0
     first = model.types[model.inputs[0]].shape[:1] if model.inputs else ()
     for feeds in _with_progress(feeds_of(calibration, first[0] if first else None), progress):
         try:
-            arrays = check_feeds(model, feeds)
+            arrays = check_feeds(model, _feed(model, feeds))
             dims = bind_dims(model, arrays)
         except InputError as error:
             raise CalibrationError(f"calibration feed {count}: {error}") from error
@@ -490,6 +522,7 @@ def calibrate(graph: Graph, plan: Plan, calibration: Any, progress: bool) -> dic
         with np.errstate(all="ignore"):  # the observers report what is not finite, by name
             backend.run(arrays, dims, (), observe)
         count += 1
+        samples += max((len(array) if array.ndim else 1 for array in arrays.values()), default=0)
     if not count:
         raise CalibrationError(
             "the calibration data hold no complete batch; give some tens of typical inputs, "
@@ -502,12 +535,20 @@ def calibrate(graph: Graph, plan: Plan, calibration: Any, progress: bool) -> dic
         log.warning(
             "calibration: input %s never changes; are these typical inputs?", ", ".join(constant)
         )
+    notes = []
+    if samples < FEW_SAMPLES:
+        notes.append(
+            f"calibrated on {samples} sample{'' if samples == 1 else 's'}; ranges from so few are guesses, some "
+            "hundred are usual"
+        )
+        log.warning("%s", notes[0])
     ranges = {root: span(observer.range() for observer in seen) for root, seen in observers.items()}
-    return {
+    params = {
         value: plan.fixed_qparams(value)
         or choose_qparams(*ranges[plan.root(value)], plan.dtype(value), plan.config.symmetric)
         for value in plan.values
     }
+    return params, notes
 
 
 def _is_constant(observer: Observer) -> bool:
@@ -540,17 +581,18 @@ def _with_progress(
 
 def quantize_static(
     graph: Graph, config: QuantizationConfig, calibration: Any, progress: bool
-) -> None:
-    """Insert `quantize` and `dequantize` around every op that the configuration lets work on codes."""
+) -> list[str]:
+    """Insert `quantize` and `dequantize` around every op that the configuration lets work on codes; return notes."""
     check_patterns(graph, config)
     plan = Plan(graph, config)
-    params = calibrate(graph, plan, calibration, progress)
+    params, notes = calibrate(graph, plan, calibration, progress)
     insert_qdq(graph, plan, params)
     graph.rewrite(
         lambda rewriter, op: (
             isinstance(op, RecurrentOp) and quantize_recurrent(rewriter, op, config)
         )
     )
+    return notes
 
 
 def insert_qdq(graph: Graph, plan: Plan, params: Mapping[str, QuantParams]) -> None:

@@ -341,7 +341,7 @@ def test_an_array_for_calibration_is_a_named_error():
     with pytest.raises(CalibrationError, match="expected a mapping"):
         quantized(calibration=images())
     with pytest.raises(CalibrationError, match="expected a mapping"):
-        quantized(calibration=[images()])
+        quantized(calibration=[[images()]])
 
 
 def test_calibration_with_one_constant_image_warns(caplog):

@@ -19,7 +19,7 @@ from nprt.converters.pipeline import float_model
 from nprt.converters.torch_ops import recorder
 from nprt.converters.torch_ops.batches import record_batches
 from nprt.converters.torch_ops.recording import Known, needed
-from nprt.errors import ModelError, UnsupportedOpError
+from nprt.errors import InputError, ModelError, UnsupportedOpError
 
 pytestmark = [pytest.mark.filterwarnings(f) for f in (*QUIET, "ignore::UserWarning")]
 
@@ -481,7 +481,7 @@ def test_nothing_stays_active(fails):
         torch.random.get_rng_state().sum().item(),
     )
     if fails:
-        with pytest.raises(RuntimeError, match="on purpose"):
+        with pytest.raises(InputError, match="on purpose"):
             recorder.record(module, (X,), {})
     else:
         recorder.record(module, (X,), {})
@@ -497,12 +497,13 @@ def test_nothing_stays_active(fails):
     )
 
 
-def test_exceptions_of_the_module_propagate():
+def test_exceptions_of_the_module_are_the_causes_of_ours():
     def forward(s, x):
         raise ZeroDivisionError("the module's own")
 
-    with pytest.raises(ZeroDivisionError, match="the module's own"):
+    with pytest.raises(InputError, match="the module's own") as caught:
         from_torch(Fn(forward), X)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
 # --- dequantized weights ------------------------------------------------------------------------------

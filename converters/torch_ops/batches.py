@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from nprt.converters.torch_ops import merged
-from nprt.converters.torch_ops.recorder import record
+from nprt.converters.torch_ops.recorder import input_names, reason, record
 from nprt.converters.torch_ops.recording import (
     BATCH,
     DependsOnData,
@@ -64,7 +64,7 @@ def record_batches(
         why = str(difference)
         check_data(module, args, kwargs, first)
     except Exception as error:  # whatever the module raises where it is not made for another batch
-        why = one_line(error)
+        why = reason(error, dict(zip(input_names(module, args, kwargs), tensors, strict=False)))
         check_data(module, args, kwargs, first)
     note = f"the batch is fixed at {size}: {why}"
     log.warning("%s", note)

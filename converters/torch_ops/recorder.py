@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -29,10 +30,11 @@ from nprt.converters.torch_ops.recording import (
     Value,
     leaves,
     mapped,
+    one_line,
     tensors_of,
 )
 from nprt.converters.torch_ops.unmerged import REPLACED
-from nprt.errors import ModelError
+from nprt.errors import InputError, ModelError, NprtError
 
 # Operators whose Python result steers the program: with a value that depends on the inputs, the trace would be of one
 # input only.
@@ -92,6 +94,9 @@ WHOLE: dict[Any, str] = {
     torch.ops.aten.scaled_dot_product_attention.default: "aten.scaled_dot_product_attention",
 }
 
+# The memory format of channels-last tensors, by rank.
+LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
 # Operators from codes to float32. Of what they make of known codes, the codes are kept.
 DEQUANTIZE = (
     "aten.dequantize",
@@ -129,6 +134,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._names = {id(tensor): name for name, tensor in named}
         self._fixed = set(self._names)
         self._versions = {id(tensor): _version(tensor) for _, tensor in named}
+        self.failed: tuple[BaseException, Place] | None = None  # the innermost module that raised
         self.observers: list[str] = []  # modules that calibrate, or pretend to quantize
         self._refs: dict[int, Ref] = {}
         self._alive: list[Any] = [tensor for _, tensor in named]
@@ -218,6 +224,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         paused, self.paused = self.paused, True
         try:
             out = func(*args, **kwargs)
+        except Exception as error:
+            self.fail(error)
+            raise
         finally:
             self.paused = paused
         if self._fixed.intersection(map(id, written)):
@@ -263,6 +272,13 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self.node
         return replace(self.stack[-1] if self.stack else Place(), line=_user_line())
 
+    def fail(self, error: BaseException | None) -> None:
+        """Keep the place of an error where it is first seen."""
+        if error is None or (self.failed is not None and self.failed[0] is error):
+            return
+        if self.failed is None or not str(error).startswith(SCRIPTED):
+            self.failed = error, self.place()
+
     def _problem(self, what: str) -> None:
         self.recording.problems.append(f"{self.place()}: {what}")
 
@@ -296,6 +312,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.stack.append(Place(name, type(module).__name__, leaf=leaf))
 
         def leave(module: torch.nn.Module, args: Any, result: Any) -> None:
+            self.fail(sys.exc_info()[1])
             self.stack.pop()
 
         handles = [
@@ -359,6 +376,9 @@ class _Interpreter(torch.fx.Interpreter):
             raise ModelError(control_flow(str(n.target), self.recorder.node))
         try:
             return super().run_node(n)
+        except Exception as error:
+            self.recorder.fail(error)
+            raise
         finally:
             self.recorder.node = None
 
@@ -394,7 +414,8 @@ def record(
         keep_data: keep every intermediate tensor in `Value.data`.
 
     Raises:
-        ModelError: observers run in the module; whatever the module raises.
+        ModelError: observers run in the module.
+        InputError: the module fails on these arguments; from what it raised.
     """
     root = module if isinstance(module, torch.nn.Module) else torch.nn.Module()
     recorder = _Recorder(root, keep_data)
@@ -417,10 +438,16 @@ def record(
         stack.enter_context(recorder)
         stack.enter_context(_Whole(recorder))
         ordered = _in_order(module, args, kwargs)
-        if ordered is not None and isinstance(module, torch.fx.GraphModule):
-            result = _Interpreter(module, recorder).run(*ordered)
-        else:
-            result = module(*args, **kwargs)
+        try:
+            if ordered is not None and isinstance(module, torch.fx.GraphModule):
+                result = _Interpreter(module, recorder).run(*ordered)
+            else:
+                result = module(*args, **kwargs)
+        except NprtError:
+            raise
+        except Exception as error:  # whatever a module raises
+            inputs = dict(zip(names, flat, strict=True))
+            raise InputError(_failure(module, inputs, error, recorder.failed)) from error
     if recorder.observers:
         count, first = len(recorder.observers), ", ".join(recorder.observers[:4])
         raise ModelError(
@@ -433,6 +460,76 @@ def record(
         name: recorder.of(tensor) for name, tensor in recorder.recording.results.items()
     }
     return recorder.recording
+
+
+# How torch names dtypes in its own graphs; others by their name.
+SHORT = {"float": "f", "bfloat": "bf", "int": "i", "uint": "u"}
+
+
+# How an error of TorchScript begins; its last line is what an operator said.
+SCRIPTED = "The following operation failed in the TorchScript interpreter"
+
+
+def _failure(
+    module: Any,
+    inputs: Mapping[str, torch.Tensor],
+    error: Exception,
+    failed: tuple[BaseException, Place] | None,
+) -> str:
+    """One sentence on a module that raised `error` on its inputs."""
+    kind = getattr(module, "original_name", "") or type(module).__name__
+    given = ", ".join(
+        f"{name}: {_short(tensor.dtype)}{list(tensor.shape)}".replace(" ", "").replace(":", ": ")
+        for name, tensor in inputs.items()
+    )
+    seen: BaseException = error
+    if failed is not None and str(error).startswith(SCRIPTED):
+        seen = failed[0]  # TorchScript forgets what an operator said
+    place = failed[1] if failed is not None and failed[0] is seen else Place()
+    place = replace(place, line=_line_of(error) or place.line)
+    where = ""
+    if "Guard failed" not in str(error):
+        if place.module or place.node:
+            where = f", in {place}"
+        elif place.line:
+            where = f", at {place.line}"
+    return f"{kind} failed on the example inputs {given}{where}: {reason(seen, inputs)}"
+
+
+def _short(dtype: torch.dtype) -> str:
+    name = str(dtype).removeprefix("torch.")
+    return re.sub(r"^(float|bfloat|int|uint)(\d+)$", lambda m: SHORT[m[1]] + m[2], name)
+
+
+def _line_of(error: BaseException) -> str:
+    """`file:line` of the innermost frame of the user's that an error passed through; "" if there is none."""
+    found = ""
+    trace = error.__traceback__
+    while trace is not None:
+        name = trace.tb_frame.f_code.co_filename
+        if _is_users(name):
+            found = f"{name}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return found
+
+
+def reason(error: BaseException, inputs: Mapping[str, torch.Tensor]) -> str:
+    """Why a module fails: torch's first line, and what to do where it was exported for one batch."""
+    if isinstance(error, InputError) and error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    text = one_line(error)
+    if lines and lines[0].startswith(SCRIPTED):
+        text = lines[-1].removeprefix("RuntimeError: ")
+    elif lines and type(error) in (RuntimeError, AssertionError, TypeError, ValueError):
+        text = lines[0]
+    guard = re.search(r"Guard failed: (\w+)\.size\(\)\[0\] == ", text)
+    if guard is not None:
+        free = ", ".join(f"'{name}': {{0: torch.export.Dim('batch')}}" for name in inputs)
+        text += (
+            f"; exported for this batch alone; for a free one export with dynamic_shapes={{{free}}}"
+        )
+    return text
 
 
 def _in_order(
@@ -448,7 +545,7 @@ def _in_order(
 @contextmanager
 def _evaluated(root: torch.nn.Module) -> Iterator[None]:
     """Every module is in eval mode for the time being; exported graphs do not let eval() be called."""
-    training = [module for module in root.modules() if module.training]
+    training = [module for module in root.modules() if getattr(module, "training", False)]
     try:
         for module in training:
             module.training = False
@@ -561,7 +658,7 @@ def _value(tensor: torch.Tensor, keep_data: bool) -> Value:
     ):
         scale, zero_point = float(tensor.q_scale()), int(tensor.q_zero_point())
     data = tensor.detach().clone() if keep_data else None
-    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.ndim)
+    last = LAST.get(tensor.ndim)
     return Value(
         tuple(tensor.shape),
         tensor.dtype,
@@ -613,7 +710,11 @@ def _copy(item: Any) -> Any:
     if not isinstance(item, torch.Tensor):
         return item
     if item.is_quantized:  # `clone` makes it contiguous
-        return torch.empty_like(item).copy_(item)
+        last = LAST.get(item.ndim)
+        if last is None or not item.is_contiguous(memory_format=last):
+            return torch.empty_like(item).copy_(item)
+        copy = torch.empty_like(item, memory_format=last).copy_(item)
+        return copy.as_strided(item.shape, item.stride())  # torch looks at those of axes of 1, too
     return item.detach().clone()
 
 
@@ -638,17 +739,25 @@ def _written(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> lis
 def _user_line() -> str:
     """`file:line` of the innermost frame that is neither torch's nor ours; "" if there is none."""
     frame = sys._getframe(1)
-    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    package = os.path.dirname(os.path.abspath(torch.__file__))
     while frame is not None:
         name = frame.f_code.co_filename
         if frame.f_code is record.__code__:
             return ""
-        if (
-            not name.startswith(("<", here, package))
-            and os.path.sep in name
-            and "contextlib" not in name
-        ):
+        if _is_users(name):
             return f"{name}:{frame.f_lineno}"
         frame = frame.f_back  # type: ignore[assignment]
     return ""
+
+
+# The folders of nprt's converters and of torch.
+_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_TORCH = os.path.dirname(os.path.abspath(torch.__file__))
+
+
+def _is_users(file: str) -> bool:
+    """Whether a file of Python is neither torch's nor ours."""
+    return (
+        not file.startswith(("<", _OURS, _TORCH))
+        and os.path.sep in file
+        and "contextlib" not in file
+    )
