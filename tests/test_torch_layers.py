@@ -238,7 +238,7 @@ def test_convolutions(name: str, rank: int) -> None:
     if (name, rank) == ("qnnpack", 3):
         pytest.skip("qnnpack does not unpack 3D convolutions: refused below")
 
-    @settings(deadline=None, max_examples=[40, 60, 30][rank - 1], derandomize=True)
+    @settings(deadline=None, max_examples=[60, 120, 60][rank - 1], derandomize=True)
     @given(layers("conv", rank))
     def inner(layer: Layer) -> None:
         random_layer(name, layer)
@@ -252,7 +252,7 @@ def test_transposed_convolutions(name: str, rank: int) -> None:
     if (name, rank) == ("qnnpack", 3):
         pytest.skip("qnnpack does not unpack 3D convolutions: refused below")
 
-    @settings(deadline=None, max_examples=[40, 30, 15][rank - 1], derandomize=True)
+    @settings(deadline=None, max_examples=[60, 60, 40][rank - 1], derandomize=True)
     @given(layers("conv_transpose", rank))
     def inner(layer: Layer) -> None:
         random_layer(name, layer)
@@ -468,6 +468,28 @@ def test_windows_between_elements_are_seen_as_well() -> None:
     with engine("onednn"):
         module, x = build(short)
         assert "run to run" in str(converted(module, x).origin.notes)
+
+
+def test_other_reads_of_unwritten_memory_are_noted() -> None:
+    rows = Layer("conv", 2, (1, 1), 16, (1, 3), padding=(2, 0), sizes=(4, 8))
+    column = Layer("conv", 2, (1, 3), 16, (3, 4), (1, 3), (1, 0), sizes=(4, 4))
+    gaps = Layer(
+        "conv_transpose", 2, (17, 17), 1, (1, 5), (3, 2), (0, 2), sizes=(6, 14), per_channel=False
+    )
+    with engine("onednn"):
+        for layer in (rows, column, gaps):
+            module, x = build(layer)
+            assert "run to run" in str(converted(module, x).origin.notes)
+        for layer in (
+            replace(rows, zero_point=0),
+            replace(rows, padding=(2, 1)),
+            replace(column, stride=(1, 1)),
+            replace(column, channels=(1, 1)),
+            replace(gaps, zero_point=0),
+            replace(gaps, stride=(1, 2)),
+        ):
+            module, x = build(layer)
+            assert assert_same(module, x).origin.notes == ()
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])
