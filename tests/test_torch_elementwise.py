@@ -364,15 +364,24 @@ def test_prelu(name, dtype, data):
             assert bool(model.origin.notes) == (not expressible)
 
 
-def test_prelu_in_fixed_point():
-    """Within one code of the real numbers, also where the slopes' scale cannot express 1."""
+@pytest.mark.parametrize("count", [1, 5])
+@pytest.mark.parametrize(
+    ("dtype", "scale", "zero_point"),
+    [
+        *((torch.quint8, s, z) for s, z in ((0.001, 9), (0.0078, 128), (0.3, 0), (0.7, 200))),
+        *((torch.qint8, s, z) for s, z in ((0.002, 0), (1 / 127, 0), (1 / 64, -3), (0.01, 127))),
+        *((torch.quint8, 2.5, 10), (torch.quint8, 0.25, 3)),
+    ],
+    ids=str,
+)
+def test_prelu_in_fixed_point(count, dtype, scale, zero_point):
+    """Within one code of torch, also where the slopes' scale cannot express 1, or only 0."""
     rng = np.random.default_rng(0)
-    x, w = codes(rng, (64, 5), 0.02, 120, torch.quint8), codes(rng, (5,), 0.001, 9, torch.quint8)
-    model = converted(Function(lambda p: Q.prelu(p, w, 0.03, 100)), x, numerics="integer")
-    (actual,) = run(model, x)
-    real = F.prelu(x.dequantize(), w.dequantize())
-    expected = np.clip(np.rint(real.numpy() / 0.03) + 100, 0, 255)
-    assert np.abs(actual - expected).max() <= 1
+    x, w = codes(rng, (64, 5), 0.02, 60, dtype), codes(rng, (count,), scale, zero_point, dtype)
+    module = Function(lambda p: Q.prelu(p, w, 0.03, 20))
+    model = converted(module, x, numerics="integer", require_integer=True)
+    (actual,), (expected,) = run(model, x), outputs(module, x)
+    assert np.abs(actual.astype(int) - expected.astype(int)).max() <= 1
 
 
 # --- modules ------------------------------------------------------------------------------------------

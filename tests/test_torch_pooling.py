@@ -431,6 +431,87 @@ def test_one_position_that_torch_scrambles_is_refused(function):
         assert_same(Function(function), last)
 
 
+def strided(shape, strides):
+    """A quantized view of noise with these strides."""
+    data = torch.randint(0, 256, (20_000,), dtype=torch.uint8, generator=torch.manual_seed(0))
+    return torch._make_per_tensor_quantized_tensor(data, 0.125, 10).as_strided(shape, strides)
+
+
+class Restrided(torch.nn.Module):
+    """A function of a view of the input with some strides, of which the batch's is one for a single sample only."""
+
+    def __init__(self, function, sizes):
+        super().__init__()
+        self.function, self.sizes = function, sizes
+
+    def forward(self, x):
+        return self.function(x.reshape(x.shape[0], -1, *self.sizes))
+
+
+ON_IMAGES = {
+    "avg": lambda x: F.avg_pool2d(x, 3, 1, 1),
+    "max": lambda x: F.max_pool2d(x, 3, 1, 1),
+    "adaptive": lambda x: F.adaptive_avg_pool2d(x, (2, 3)),
+    "adaptive_one": lambda x: F.adaptive_avg_pool2d(x, 1),
+    "nearest": lambda x: F.interpolate(x, scale_factor=2),
+    "bilinear": lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"),
+    "mean": lambda x: x.mean((2, 3), keepdim=True),
+    "instance_norm": lambda x: torch.ops.quantized.instance_norm(x, None, None, 1e-5, 0.1, 30),
+}
+ON_VOLUMES = {
+    "avg": lambda x: F.avg_pool3d(x, 3, 1, 1),
+    "max": lambda x: F.max_pool3d(x, 3, 1, 1),
+    "adaptive": lambda x: F.adaptive_avg_pool3d(x, (2, 1, 2)),
+    "nearest": lambda x: F.interpolate(x, scale_factor=2),
+    "instance_norm": lambda x: torch.ops.quantized.instance_norm(x, None, None, 1e-5, 0.1, 30),
+}
+
+
+@pytest.mark.parametrize(
+    ("rank", "function", "name"),
+    [
+        (rank, function, name)
+        for name in ("fbgemm", "qnnpack")
+        for rank, functions in ((2, ON_IMAGES), (3, ON_VOLUMES))
+        for function in functions
+        if (rank, function, name) != (3, "max", "qnnpack")  # no such kernel
+    ],
+)
+def test_strides_of_a_single_sample(rank, function, name):
+    """What torch writes in a wrong order is refused, and nothing else."""
+    sizes = (3, 4) if rank == 2 else (2, 3, 4)
+    module = Function((ON_IMAGES if rank == 2 else ON_VOLUMES)[function])
+    for channels in (1, 4, 17):
+        count = channels * numel(sizes)
+        spatial = [channels * numel(sizes[axis + 1 :]) for axis in range(rank)]
+        for batch in (count, 2 * count, count - 1, channels * sizes[-1], channels, 1):
+            x = strided((1, channels, *sizes), (batch, 1, *spatial))
+            same = torch.empty_like(x, memory_format=FORMATS[rank + 2]).copy_(x)
+            with engine(name):
+                right = np.array_equal(outputs(module, x)[0], outputs(module, same)[0])
+                if right:
+                    assert_same(module, x, batch_axis=None)
+                else:
+                    with pytest.raises(UnsupportedOpError, match="wrong order"):
+                        converted(module, x, batch_axis=None)
+
+
+def test_a_single_sample_that_torch_scrambles_behind_a_reshape():
+    x = strided((2, 3, 4, 4), (48, 1, 12, 3))
+    module = Restrided(ON_IMAGES["avg"], (2, 8))
+    with engine("fbgemm"):
+        with pytest.raises(UnsupportedOpError, match="wrong order"):
+            converted(module, x[:1])
+        model = converted(module, x)
+        for batch in (x, torch.cat([x, x])):
+            np.testing.assert_array_equal(run(model, batch)[0], outputs(module, batch)[0])
+        np.testing.assert_array_equal(run(model, x[:1])[0], outputs(module, x)[0][:1])
+        copied = Restrided(
+            lambda q: ON_IMAGES["avg"](q.clone(memory_format=torch.channels_last)), (2, 8)
+        )
+        assert_same(copied, x[:1])
+
+
 def test_upsample_of_volumes_to_the_same_size_is_refused():
     data = torch.randint(0, 256, (2, 5, 2, 3, 4), dtype=torch.uint8)
     x = torch._make_per_tensor_quantized_tensor(data, 0.1, 10)

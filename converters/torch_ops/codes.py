@@ -23,6 +23,7 @@ from nprt.errors import ModelError
 from nprt.ir import Dim, Op, TensorType
 from nprt.ops.add import Add
 from nprt.ops.concat import Concat
+from nprt.ops.dequantize import Dequantize
 from nprt.ops.expand import Expand
 from nprt.ops.lookup import Lookup
 from nprt.ops.prelu import Prelu
@@ -385,8 +386,14 @@ def prelu(m: Importer, call: Call) -> None:
         )
     if codes.size == 1:
         return table(m, call)
-    value, out = m.real(x), m.out(call)
-    weight = m.real(Known(slope.tensor.reshape(-1), slope.name), "slope")
+    slopes, out = slope.tensor.reshape(-1), m.out(call)
+    if m.integer:
+        value = scaled_positive(m, x, int(one), one * scale, out)
+        if one:  # the slopes times the scaled x are what they were
+            slopes = torch._make_per_tensor_quantized_tensor(slopes.int_repr(), 1 / one, zero_point)
+    else:
+        value = m.real(x)
+    weight = m.real(Known(slopes, slope.name), "slope")
     numerics = m.numerics("fbgemm")
     if m.graph.types[value].rank == 2:
         y = m.emit(Prelu, value, weight, out=f"{out}~real", numerics=numerics)
@@ -394,6 +401,24 @@ def prelu(m: Importer, call: Call) -> None:
         y = m.emit(Prelu, m.channels_last(value), weight, out=f"{out}~nhwc", numerics=numerics)
         y = m.channels_first(y, f"{out}~real")
     return m.quantize(call, y)
+
+
+def scaled_positive(m: Importer, x: Any, one: int, factor: float, out: str) -> str:
+    """Real values x * factor, the factor of what is positive in torch's prelu; x without what is positive if it is 0.
+
+    Fixed point multiplies by 1 there. The codes stay the same.
+
+    Args:
+        one: the factor as a code of the slopes, without their zero point.
+    """
+    value = m.recording.values[x.index]
+    entries = every_code(value)
+    scale, codes = entries.q_scale() * factor, entries.int_repr()
+    if not one:
+        scale, codes = entries.q_scale(), codes.clamp(max=entries.q_zero_point())
+    entries = torch._make_per_tensor_quantized_tensor(codes, scale, entries.q_zero_point())
+    scaled = looked_up(m, m.value(x), entries, f"{out}~scaled", "rescale")
+    return m.emit(Dequantize, scaled, out=f"{out}~positive")
 
 
 def prelu_kernel(otherwise: Translate) -> Translate:

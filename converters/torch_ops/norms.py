@@ -9,6 +9,7 @@ import torch
 
 from nprt.converters.torch_ops.elementwise import Translate
 from nprt.converters.torch_ops.importer import Importer, arguments
+from nprt.converters.torch_ops.pooling import require_written_in_order
 from nprt.converters.torch_ops.recording import Call, Value
 from nprt.errors import ModelError
 from nprt.ops.batch_norm import BatchNorm
@@ -105,6 +106,8 @@ def group_norm(m: Importer, call: Call) -> None:
     value = m.recording.values[x.index]
     check_scale(m, call, value)
     check_batch(m, call, value, groups)
+    if len(value.shape) == 4:  # volumes have the contiguous kernel only
+        require_written_in_order(m, call, value)
     out = m.out(call)
     vectors = [
         "" if item is None else m.constant(m.array(item, what).reshape(-1), f"{out}~{what}")

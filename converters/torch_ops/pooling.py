@@ -42,6 +42,17 @@ def qnnpack_runs(m: Importer, x: Any) -> bool:
     return m.engine == "qnnpack" and source(m, x).dtype == torch.quint8
 
 
+def require_written_in_order(m: Importer, call: Call, value: Value) -> None:
+    """Raises ModelError where torch writes the result of a call on `value` in the wrong order."""
+    result = m.result(call).shape
+    if value.is_written_otherwise(result):
+        last = "torch.channels_last" if len(value.shape) == 4 else "torch.channels_last_3d"
+        raise ModelError(
+            f"torch computes {list(value.shape)} to {list(result)} in the wrong order where the strides are "
+            f"{list(value.strides)}; call .clone(memory_format={last}) before"
+        )
+
+
 def shared_kernel(m: Importer, call: Call, x: Any) -> str:
     """The numerics of the kernel that all engines share, for the memory format of x.
 
@@ -49,20 +60,7 @@ def shared_kernel(m: Importer, call: Call, x: Any) -> str:
         ModelError: torch writes the result in the wrong order.
     """
     value = source(m, x)
-    positions = value.shape[2:]
-    result = m.result(call).shape[2:]
-    scrambled = (
-        value.channels_last
-        and all(size == 1 for size in positions)
-        and any(size != 1 for size in result)
-        and value.shape[1] != 1
-        and value.strides[-1] < known("channels", value.shape[1])
-    )
-    if scrambled:
-        raise ModelError(
-            f"torch computes {list(value.shape)} to {list(m.result(call).shape)} in the wrong order where one position "
-            "is contiguous in memory; expand it instead"
-        )
+    require_written_in_order(m, call, value)
     return "torch-nhwc" if value.channels_last else "torch-nchw"
 
 

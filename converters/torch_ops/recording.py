@@ -90,6 +90,26 @@ class Value:
     strides: tuple[int, ...] = ()
     data: torch.Tensor | None = None
 
+    def is_written_otherwise(self, result: tuple[Dim, ...]) -> bool:
+        """Whether torch runs its channels-last kernel on this value, but hands it a contiguous result to write into.
+
+        torch picks the kernel by `channels_last`, which does not look at the strides of axes of size 1, and the format
+        of the result by all strides: from the channels over the last axis to the batch, none may be less than the
+        extent, stride times size, of the one before.
+
+        Args:
+            result: the shape of the result; where channels or positions are 1 the two formats are the same.
+        """
+        if not self.channels_last or self.shape[1] == 1 or all(dim == 1 for dim in result[2:]):
+            return False
+        extent = 0
+        for axis in (1, *range(len(self.shape) - 1, 1, -1), 0):
+            stride, dim = self.strides[axis], self.shape[axis]
+            if stride < extent:
+                return True
+            extent = stride * dim if isinstance(dim, int) and dim > 1 else stride
+        return False
+
 
 @dataclass(frozen=True, eq=False)
 class Call:
