@@ -97,9 +97,6 @@ WHOLE: dict[Any, str] = {
 # The memory format of channels-last tensors, by rank.
 LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
-# The memory format of channels-last tensors, by rank.
-LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
-
 # Operators from codes to float32. Of what they make of known codes, the codes are kept.
 DEQUANTIZE = (
     "aten.dequantize",
