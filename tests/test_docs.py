@@ -132,6 +132,36 @@ def test_the_format_states_the_limits_of_the_code() -> None:
         assert f"{limit:,}" in text
 
 
+# --- torch.md -----------------------------------------------------------------------------------------
+
+
+def section(name: str, heading: str) -> str:
+    (found,) = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", page(name), re.MULTILINE | re.DOTALL)
+    return str(found)
+
+
+def test_the_table_of_convolutions_names_what_decides() -> None:
+    """Each rule of `faults.py` has a row, and each name in the table's last column is a function."""
+    code = sources()
+    rules = code["converters/torch_ops/faults.py"]
+    rows = [
+        row.strip("| ").split(" | ")
+        for row in section("torch.md", "Convolutions and linear layers").splitlines()
+        if row.startswith("| ")
+    ]
+    named = {name for row in rows for name in re.findall(r"^`(\w+)`", row[-1].strip())}
+    deciding = set(re.findall(r"^def ([a-z]\w+)\(", rules, re.MULTILINE))
+    assert deciding - {"faults", "saturation_limit"} <= named
+    (unwritten,) = re.findall(r"^UNWRITTEN = \((.*)\)$", rules, re.MULTILINE)
+    assert set(unwritten.split(", ")) <= named
+    text = "\n".join(code[f"converters/torch_ops/{file}.py"] for file in FAULTY)
+    for name in named:
+        assert re.search(rf"^ *def {name}\(", text, re.MULTILINE), name
+
+
+FAULTY = ("faults", "quantized", "importer")
+
+
 # --- ops.md -------------------------------------------------------------------------------------------
 
 
