@@ -219,6 +219,15 @@ def test_samples_that_torch_leaves_unwritten():
     assert np.abs(actual.astype(int) - right).max() <= 1
 
 
+def test_volumes_have_the_contiguous_kernel():
+    """It writes all samples, where the one of channels-last images would write 2."""
+    x = channels_last(torch.quantize_per_tensor(torch.randn(64, 4, 1, 1, 2), 0.03, 9, torch.quint8))
+    model = compare(lambda p: Q.group_norm(p, 4, None, None, 1e-5, 0.03, 100), x)
+    (norm,) = [op for op in model.ops if op.name == "group_norm"]
+    assert not norm.channels_last
+    assert not any("unwritten" in str(note) for note in model.origin.notes)
+
+
 def test_norms_of_large_tensors():
     """Sums of squares beyond 2**32."""
     draw_codes = np.random.default_rng(0).integers(200, 256, (1, 8, 160, 160)).astype(np.uint8)

@@ -104,9 +104,10 @@ def group_norm(m: Importer, call: Call) -> None:
     else:
         x, groups, weight, bias, epsilon, _, _ = arguments(call, "input", "num_groups", *names)
     value = m.recording.values[x.index]
+    last = value.channels_last and len(value.shape) == 4  # volumes have the contiguous kernel only
     check_scale(m, call, value)
-    check_batch(m, call, value, groups)
-    if len(value.shape) == 4:  # volumes have the contiguous kernel only
+    if last:
+        check_batch(m, call, value, groups)
         require_written_in_order(m, call, value)
     out = m.out(call)
     vectors = [
@@ -120,19 +121,17 @@ def group_norm(m: Importer, call: Call) -> None:
         out=f"{out}~nhwc",
         groups=groups,
         epsilon=float(epsilon),
-        channels_last=value.channels_last,
+        channels_last=last,
         numerics=m.numerics("fbgemm"),
     )
     m.quantize(call, m.channels_first(y, f"{out}~real"))
 
 
 def check_batch(m: Importer, call: Call, value: Value, groups: int) -> None:
-    """torch's kernel for channels_last tensors writes no more samples than a group has elements."""
+    """Note that torch's kernel for channels_last tensors writes no more samples than a group has elements."""
     batch, *rest = value.shape
     written = math.prod(known("a normalized dimension", dim) for dim in rest) // groups
-    if value.channels_last and (
-        written < LARGE_BATCH if isinstance(batch, str) else written < batch
-    ):
+    if written < (LARGE_BATCH if isinstance(batch, str) else batch):
         m.note(
             call,
             f"torch leaves all samples of a channels_last tensor but the first {written} unwritten; nprt computes all",
