@@ -17,6 +17,7 @@ from nprt.errors import (
     ModelError,
     ModelFormatError,
     NprtError,
+    ShapeError,
     UnsupportedOpError,
 )
 from nprt.ir import Array, Model, Origin
@@ -96,7 +97,7 @@ def from_torch(
     try:
         importer = import_recording(recording, name, engine, integer=integer, required=required)
     except UnsupportedOpError:
-        if not any(isinstance(dim, str) for value in recording.values for dim in value.shape):
+        if not _has_free(recording):
             raise
         recording, _ = record_batches(module, args, kwargs, None)
         importer = import_recording(recording, name, engine, integer=integer, required=required)
@@ -114,18 +115,25 @@ def from_torch(
         framework=f"torch {torch.__version__}",
         engine=f"torch {importer.engines_used()}" if importer.traits.quantized else "",
     )
-    model = convert(
-        importer.graph,
-        name,
-        origin,
-        importer.traits,
-        calibration=calibration,
-        numerics=numerics,
-        config=config or QuantizationConfig(),
-        require_integer=require_integer,
-        progress=progress,
-        notes=[*notes, *importer.notes],
-    )
+    try:
+        model = convert(
+            importer.graph,
+            name,
+            origin,
+            importer.traits,
+            calibration=calibration,
+            numerics=numerics,
+            config=config or QuantizationConfig(),
+            require_integer=require_integer,
+            progress=progress,
+            notes=[*notes, *importer.notes],
+        )
+    except ShapeError as error:
+        if not _has_free(recording):
+            raise
+        raise ShapeError(
+            f"{name}: {error}. The batch is free here; with batch_axis=None (--fixed-batch) it is the example's"
+        ) from error
     expected = {name: source.plain(tensor) for name, tensor in recording.results.items()}
     feeds = source.feeds_of(module, args, kwargs)
     found = tuple(
@@ -134,6 +142,10 @@ def from_torch(
     for sentence in found if importer.traits.quantized and not integer else ():
         log.warning("%s: %s", name, sentence)
     return replace(model, origin=replace(model.origin, notes=(*model.origin.notes, *found)))
+
+
+def _has_free(recording: Recording) -> bool:
+    return any(isinstance(dim, str) for value in recording.values for dim in value.shape)
 
 
 def _refuse_file(path: str) -> None:

@@ -19,7 +19,7 @@ from nprt.converters.pipeline import float_model
 from nprt.converters.torch_ops import recorder
 from nprt.converters.torch_ops.batches import record_batches
 from nprt.converters.torch_ops.recording import Known, needed
-from nprt.errors import InputError, ModelError, UnsupportedOpError
+from nprt.errors import InputError, ModelError, ShapeError, UnsupportedOpError
 
 pytestmark = [pytest.mark.filterwarnings(f) for f in (*QUIET, "ignore::UserWarning")]
 
@@ -287,6 +287,14 @@ def test_inference_mode():
         shape, notes = batch_of(lambda s, x: F.adaptive_avg_pool1d(x, 2), X)
     assert shape == ("N", 3, 2)
     assert notes == []
+
+
+def test_free_batch_that_an_int8_op_cannot_have():
+    """A sum over the samples; the message says what to do."""
+    module, x = Fn(lambda s, x: x.t() @ x), X[:, 0]
+    (name,) = recorder.input_names(module, (x,), {})
+    with pytest.raises(ShapeError, match="batch_axis=None"):
+        from_torch(module, x, calibration={name: np.ones((16, 4), np.float32)})
 
 
 def test_other_batch_axis():
