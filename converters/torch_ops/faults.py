@@ -117,22 +117,21 @@ def has_empty_windows(conv: Convolution) -> bool:
 
 
 def pads_rows_of_one(conv: Convolution) -> bool:
-    """Depthwise windows along the last axis alone, with padding along another."""
-    *others, last = conv.kernel
+    """Depthwise windows along the last axis alone, with padding along others alone."""
     *pads, last_pad = conv.padding
-    lines = set(others) == {1} and last > 1 and any(pads) and not last_pad
+    lines = set(conv.kernel[:-1]) == {1} and any(pads) and not last_pad
     depthwise = conv.groups > 1 and conv.channels == (1, 1) and conv.groups % 16 == 0
     return not conv.transposed and bool(conv.zero_point) and depthwise and lines
 
 
 def gives_one_column(conv: Convolution) -> bool:
-    """Groups of one channel that become several, in a single column although windows overlap."""
+    """Groups of one channel that become several, in a single column although the stride is greater than 1."""
     inputs, outputs = conv.channels
     if conv.transposed or len(conv.sizes) == 1 or conv.groups == 1 or inputs > 1 or outputs == 1:
         return False
     size, kernel, stride, padding, dilation = list(conv.axes())[-1]
-    overlap = kernel > stride > 1 and not padding and dilation == 1
-    return overlap and (size - kernel) // stride == 0
+    reach = size + 2 * padding - dilation * (kernel - 1) - 1
+    return kernel >= stride > 1 and 0 <= reach < stride
 
 
 def leaves_gaps(conv: Convolution) -> bool:
