@@ -92,6 +92,19 @@ WHOLE: dict[Any, str] = {
     torch.ops.aten.matmul.default: "aten.matmul",
     torch._C._nn.scaled_dot_product_attention: "aten.scaled_dot_product_attention",
     torch.ops.aten.scaled_dot_product_attention.default: "aten.scaled_dot_product_attention",
+    torch.nn.functional.embedding_bag: "torch.embedding_bag",
+    torch._C._VariableFunctions.lstm: "aten.lstm",
+    torch.ops.aten.lstm.input: "aten.lstm",
+    torch._C._VariableFunctions.gru: "aten.gru",
+    torch.ops.aten.gru.input: "aten.gru",
+    torch._C._VariableFunctions.rnn_tanh: "aten.rnn_tanh",
+    torch.ops.aten.rnn_tanh.input: "aten.rnn_tanh",
+    torch._C._VariableFunctions.rnn_relu: "aten.rnn_relu",
+    torch.ops.aten.rnn_relu.input: "aten.rnn_relu",
+    torch._C._VariableFunctions.lstm_cell: "aten.lstm_cell",
+    torch.ops.aten.lstm_cell.default: "aten.lstm_cell",
+    torch._C._VariableFunctions.gru_cell: "aten.gru_cell",
+    torch.ops.aten.gru_cell.default: "aten.gru_cell",
 }
 
 # The memory format of channels-last tensors, by rank.
@@ -106,12 +119,6 @@ DEQUANTIZE = (
 
 # Operators that permute the axes of known float32, or copy it, and of its codes as well.
 PERMUTES = ("aten.t", "aten.transpose", "aten.permute", "aten.detach", "aten.alias", "aten.clone")
-
-WHOLE[torch.nn.functional.embedding_bag] = "torch.embedding_bag"
-for _name in ("lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell"):
-    WHOLE[getattr(torch._C._VariableFunctions, _name)] = f"aten.{_name}"
-    _packet = getattr(torch.ops.aten, _name)
-    WHOLE[getattr(_packet, "default" if _name.endswith("cell") else "input")] = f"aten.{_name}"
 
 
 # --- running ------------------------------------------------------------------------------------------
