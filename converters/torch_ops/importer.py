@@ -391,6 +391,16 @@ def spatial(item: Any, rank: int) -> tuple[int, ...]:
     return tuple(int(n) for n in (items if len(items) == rank else [*items] * rank))
 
 
+def require_written_in_order(value: Value, result: Value) -> None:
+    """Raises ModelError where torch writes the result of a kernel on `value` in the wrong order."""
+    if value.is_written_otherwise(result.shape):
+        last = "torch.channels_last" if len(value.shape) == 4 else "torch.channels_last_3d"
+        raise ModelError(
+            f"torch computes {list(value.shape)} to {list(result.shape)} in the wrong order where the strides are "
+            f"{list(value.strides)}; call .clone(memory_format={last}) before"
+        )
+
+
 def packed_engine(packed: Any) -> str:
     """Which kernels packed weights are for: "fbgemm", "onednn" or "qnnpack".
 

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 
 from nprt.converters.torch_ops.elementwise import Translate
-from nprt.converters.torch_ops.importer import Importer, arguments
-from nprt.converters.torch_ops.pooling import require_written_in_order
+from nprt.converters.torch_ops.importer import Importer, arguments, require_written_in_order
 from nprt.converters.torch_ops.recording import Call, Value
 from nprt.errors import ModelError
 from nprt.ops.batch_norm import BatchNorm
@@ -108,7 +107,7 @@ def group_norm(m: Importer, call: Call) -> None:
     check_scale(m, call, value)
     if last:
         check_batch(m, call, value, groups)
-        require_written_in_order(m, call, value)
+        require_written_in_order(value, m.result(call))
     out = m.out(call)
     vectors = [
         "" if item is None else m.constant(m.array(item, what).reshape(-1), f"{out}~{what}")

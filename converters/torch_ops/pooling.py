@@ -12,7 +12,12 @@ import torch
 
 from nprt import rounding
 from nprt.converters.torch_ops.elementwise import Translate
-from nprt.converters.torch_ops.importer import Importer, arguments, spatial
+from nprt.converters.torch_ops.importer import (
+    Importer,
+    arguments,
+    require_written_in_order,
+    spatial,
+)
 from nprt.converters.torch_ops.layers import reduction
 from nprt.converters.torch_ops.recording import Call, Value
 from nprt.errors import ModelError
@@ -42,17 +47,6 @@ def qnnpack_runs(m: Importer, x: Any) -> bool:
     return m.engine == "qnnpack" and source(m, x).dtype == torch.quint8
 
 
-def require_written_in_order(m: Importer, call: Call, value: Value) -> None:
-    """Raises ModelError where torch writes the result of a call on `value` in the wrong order."""
-    result = m.result(call).shape
-    if value.is_written_otherwise(result):
-        last = "torch.channels_last" if len(value.shape) == 4 else "torch.channels_last_3d"
-        raise ModelError(
-            f"torch computes {list(value.shape)} to {list(result)} in the wrong order where the strides are "
-            f"{list(value.strides)}; call .clone(memory_format={last}) before"
-        )
-
-
 def shared_kernel(m: Importer, call: Call, x: Any) -> str:
     """The numerics of the kernel that all engines share, for the memory format of x.
 
@@ -60,7 +54,7 @@ def shared_kernel(m: Importer, call: Call, x: Any) -> str:
         ModelError: torch writes the result in the wrong order.
     """
     value = source(m, x)
-    require_written_in_order(m, call, value)
+    require_written_in_order(value, m.result(call))
     return "torch-nhwc" if value.channels_last else "torch-nchw"
 
 
