@@ -41,7 +41,8 @@ def from_onnx(
         source: path or bytes of an ONNX file, or a ModelProto. It may be float (opset 10 to 28), quantized with
             QuantizeLinear and DequantizeLinear, with QLinear operators, or with integer operators (opset 10 to 28).
         calibration: for a float model: an iterable of feeds `{input name: array}`, or one such mapping whose arrays
-            are cut along the first axis. Without it, linear layers quantize their input at run time.
+            are cut along the first axis; a feed may be an array itself if there is one input. Without it, linear layers
+            quantize their input at run time.
         numerics: "integer", "ort", or "auto": "integer" for a float model, "ort" for a quantized one. "ort-int8" is
             "ort" with onnxruntime's session option `session.qdqisint8allowed`, for models with int8 activations.
         config: how a float model is quantized; see `QuantizationConfig`.

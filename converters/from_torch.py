@@ -56,7 +56,7 @@ def from_torch(
     Args:
         module: an `nn.Module` in float, or quantized by eager mode, FX or PT2E; an ExportedProgram; a TorchScript
             module; or the path of a `.pt2` file that `torch.export.save` wrote. Modules run in eval mode.
-        example_inputs: a tensor, a tuple of them, or a dict of keyword arguments. The module runs on them.
+        example_inputs: a tensor or array, a tuple of them, or a dict of keyword arguments. The module runs on them.
         calibration: for a float module, as in `from_onnx`; the names are those of `forward`'s parameters.
         numerics: "torch", as the engine computes; "integer", fixed point; "auto": "torch" for a quantized module,
             "integer" for a float one.
