@@ -28,7 +28,7 @@ CHOICES = {
     "mode": ["constant", "edge", "reflect", "nearest", "linear"],
     "coordinates": list(COORDINATES),
     "nearest": list(NEAREST),
-    "numerics": ["integer", "integer", "torch", *rounding.NUMERICS],
+    "numerics": ["integer", "integer", "integer", "torch", *rounding.NUMERICS],
     "relation": list(RELATIONS),
     "function": list(FUNCTIONS),
 }
