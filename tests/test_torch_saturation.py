@@ -58,13 +58,16 @@ def layer(
     "kernel", [(3, 3), (5, 5), (7, 7), (3, 3, 3), (7, 3, 3), (3, 5, 5)], ids=str
 )
 def test_layers(kernel: tuple[int, ...], name: str) -> None:
-    """x86 leaves more than 100 groups, and weights with zero points, to fbgemm."""
+    """x86 leaves more than 100 groups, and weights with zero points, to fbgemm.
+
+    Over three axes, torch's kernel writes outside its memory where an image is smaller than the kernel.
+    """
     saturated = 0
 
     @settings(deadline=None, max_examples=20, derandomize=True)
     @given(
         stride=st.tuples(*[st.integers(1, 2)] * len(kernel)),
-        sizes=st.tuples(*[st.integers(5, 9)] * len(kernel)),
+        sizes=st.tuples(*[st.integers(max(kernel), 9)] * len(kernel)),
         fields=st.fixed_dictionaries(
             {
                 "channels": st.sampled_from([(1, 1), (1, 2)]),
