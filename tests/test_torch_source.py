@@ -2,9 +2,11 @@
 
 import contextlib
 import logging
+import re
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +17,9 @@ from nprt.errors import CalibrationError, InputError, ModelError, ModelFormatErr
 
 torch = pytest.importorskip("torch")
 from torch import nn
+from torch_runner import QUIET, eager, tq
 
 from nprt.converters.torch_ops import source
-from tests.torch_runner import QUIET, eager, tq
 
 pytestmark = [pytest.mark.filterwarnings(text) for text in QUIET]
 
@@ -388,3 +390,23 @@ def test_a_quantized_model_that_was_never_calibrated(caplog):
     assert any(words in note for note in model.origin.notes)
     assert words in caplog.text
     assert not any(words in note for note in from_torch(quantized_layers(), X).origin.notes)
+
+
+def test_the_examples_of_the_page_run(tmp_path, monkeypatch):
+    """Those of docs/torch.md, one after the other."""
+    page = (Path(__file__).parent.parent / "docs" / "torch.md").read_text(encoding="utf-8")
+    first, *others = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    images = torch.randn(16, 3, 16, 16)
+    scope = {"images": images.numpy(), "loader": [(part, None) for part in images.split(4)]}
+    made, _, _ = first.partition("net = skeleton()")
+    exec(compile(made, "torch.md", "exec"), scope)
+    module = scope["Net"]().eval()
+    module.qconfig = tq.get_default_qconfig("x86")
+    prepared = tq.prepare(tq.fuse_modules(module, [["conv", "relu"]]))
+    prepared(images)
+    scope["state"] = tq.convert(prepared).state_dict()
+    for example in (first, *others):
+        exec(compile(example, "torch.md", "exec"), scope)
+    assert (tmp_path / "net.nprt").exists()
+    assert scope["model"].types["x"].shape == ("N", 3, 16, 16)
