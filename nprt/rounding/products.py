@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -204,71 +205,34 @@ def requantize_onednn(
     y_scale: Array,
     y_zero_point: Array,
     bias: Array | None = None,
+    *,
+    linear: bool = False,
+    product_first: bool = False,
+    divide: bool = False,
 ) -> Array:
     """Accumulator to codes, not yet clamped, as PyTorch's engine onednn in convolutions: eq. (33).
 
     Args:
         as `requantize_fbgemm`; the zero point is added before rounding.
+        linear: the scales of the weights are inverted twice as well, as in linear layers.
+        product_first: the product of the scales is rounded first: eq. (61).
+        divide: the last factor divides: eq. (62).
     """
-    value = acc.astype(np.float32) * twice_inverted(x_scale) * np.float32(w_scale)
+    x_scale, y_scale = twice_inverted(x_scale), twice_inverted(y_scale)
+    w_scale = twice_inverted(w_scale) if linear else np.float32(w_scale)
+    real: Array = acc.astype(np.float32)
+    real = real * (x_scale * w_scale) if product_first else real * x_scale * w_scale
     if bias is not None:
-        value = value + bias
-    return np.rint(value * (np.float32(1) / twice_inverted(y_scale)) + np.float32(y_zero_point))
+        real = real + bias
+    real = real / y_scale if divide else real * (np.float32(1) / y_scale)
+    return np.rint(real + np.float32(y_zero_point))
 
 
-def requantize_onednn_linear(
-    acc: Array,
-    x_scale: Array,
-    w_scale: Array,
-    y_scale: Array,
-    y_zero_point: Array,
-    bias: Array | None = None,
-) -> Array:
-    """`requantize_onednn` as in linear layers, where the scales of the weights are inverted twice as well."""
-    return requantize_onednn(acc, x_scale, twice_inverted(w_scale), y_scale, y_zero_point, bias)
-
-
-def requantize_onednn_product(
-    acc: Array,
-    x_scale: Array,
-    w_scale: Array,
-    y_scale: Array,
-    y_zero_point: Array,
-    bias: Array | None = None,
-) -> Array:
-    """`requantize_onednn` in general depthwise convolutions, where the product of the scales comes first: eq. (61)."""
-    value = acc.astype(np.float32) * (twice_inverted(x_scale) * np.float32(w_scale))
-    if bias is not None:
-        value = value + bias
-    return np.rint(value * (np.float32(1) / twice_inverted(y_scale)) + np.float32(y_zero_point))
-
-
-def requantize_onednn_quotient(
-    acc: Array,
-    x_scale: Array,
-    w_scale: Array,
-    y_scale: Array,
-    y_zero_point: Array,
-    bias: Array | None = None,
-) -> Array:
-    """`requantize_onednn` in general transposed convolutions and products, where the last factor divides: eq. (62)."""
-    value = acc.astype(np.float32) * twice_inverted(x_scale) * np.float32(w_scale)
-    if bias is not None:
-        value = value + bias
-    return np.rint(value / twice_inverted(y_scale) + np.float32(y_zero_point))
-
-
-def requantize_onednn_linear_quotient(
-    acc: Array,
-    x_scale: Array,
-    w_scale: Array,
-    y_scale: Array,
-    y_zero_point: Array,
-    bias: Array | None = None,
-) -> Array:
-    """`requantize_onednn_quotient` in linear layers, where the scales of the weights are inverted twice as well."""
-    scale = twice_inverted(w_scale)
-    return requantize_onednn_quotient(acc, x_scale, scale, y_scale, y_zero_point, bias)
+requantize_onednn_linear = partial(requantize_onednn, linear=True)
+# Of onednn's general kernels: for depthwise convolutions, transposed convolutions and products, and linear layers.
+requantize_onednn_product = partial(requantize_onednn, product_first=True)
+requantize_onednn_quotient = partial(requantize_onednn, divide=True)
+requantize_onednn_linear_quotient = partial(requantize_onednn, linear=True, divide=True)
 
 
 def requantize_pt2e(
