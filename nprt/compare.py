@@ -187,16 +187,9 @@ def _as_type(type: TensorType, array: Array) -> Array:
     """`array` as data of `type`; real numbers are quantized if that is quantized."""
     if type.quant is None or not _is_real(array):
         return array.astype(type.numpy)
-    scale, zero_point = (_along(type, values) for values in (type.scale, type.zero_point))
+    scale, zero_point = map(type.along_axis, (type.scale, type.zero_point))
     codes = rounding.quantize(array, scale, zero_point).astype(np.float64)
     return np.clip(codes, *type.code_range).astype(type.numpy)
-
-
-def _along(type: TensorType, values: Array) -> Array:
-    """Scales or zero points shaped to broadcast against a value of `type`."""
-    if type.quant is None or type.quant.axis is None:
-        return values
-    return values.reshape([-1 if axis == type.quant.axis else 1 for axis in range(type.rank)])
 
 
 def values_of(model: Model, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -264,7 +257,7 @@ def difference(type: TensorType, array: Array, other: Array, step: float | None 
         gaps = np.abs(array.astype(np.int64) - other.astype(np.int64)).astype(np.float64)
     elif type.is_codes:
         unit = "steps"
-        scale, zero_point = (_along(type, values) for values in (type.scale, type.zero_point))
+        scale, zero_point = map(type.along_axis, (type.scale, type.zero_point))
         low, high = (scale * np.float32(end - zero_point) for end in type.code_range)
         gaps = _gaps(real, np.clip(other, low, high)) / scale
         gaps = np.maximum(np.ceil(gaps - 0.5 - SAME_STEP), 0)

@@ -193,6 +193,13 @@ class TensorType:
             raise QuantizationError(f"{self} has no scale and zero point")
         return self.quant
 
+    def along_axis(self, values: Array) -> Array:
+        """Scales or zero points shaped to broadcast against data of this type."""
+        axis = self.quant.axis if self.quant else None
+        if axis is None:
+            return values
+        return values.reshape([-1 if i == axis else 1 for i in range(self.rank)])
+
     def with_shape(self, shape: Shape) -> TensorType:
         return self if shape == self.shape else dataclasses.replace(self, shape=shape)
 
@@ -242,7 +249,7 @@ class Tensor:
             return run_time_zero_point.data.reshape(())
         if self.type.quant is None:
             return np.zeros((), self.data.dtype)
-        return self._along_axis(self.type.zero_point)
+        return self.type.along_axis(self.type.zero_point)
 
     def centered(self, run_time_zero_point: Tensor | None = None) -> Array:
         """float32 holding `code - zero_point` exactly; float data as they are."""
@@ -252,15 +259,8 @@ class Tensor:
         """float32: the real numbers that the codes stand for; float data as they are."""
         if self.is_float:
             return self.data
-        scale, zero_point = map(self._along_axis, (self.type.scale, self.type.zero_point))
+        scale, zero_point = map(self.type.along_axis, (self.type.scale, self.type.zero_point))
         return dequantize(self.data, scale, zero_point)
-
-    def _along_axis(self, values: Array) -> Array:
-        """Scales or zero points shaped to broadcast against `data`."""
-        axis = self.type.quant.axis if self.type.quant else None
-        if axis is None:
-            return values
-        return values.reshape([-1 if i == axis else 1 for i in range(self.data.ndim)])
 
 
 def difference(data: Array, zero: Array) -> Array:

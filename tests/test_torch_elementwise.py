@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-from torch_runner import ENGINES, QUIET, converted, eager, engine, fx, outputs, run
+from torch_runner import ENGINES, QUIET, Function, converted, eager, engine, fx, outputs, run
 
 from nprt.errors import UnsupportedOpError
 from nprt.ir import Tensor
@@ -37,17 +37,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-class Function(torch.nn.Module):
-    """A function as a module."""
-
-    def __init__(self, function: Any) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, *inputs: Any) -> Any:
-        return self.function(*inputs)
 
 
 def limits(dtype: Any) -> tuple[int, int]:

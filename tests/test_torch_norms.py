@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-from torch_runner import ENGINES, QUIET, converted, engine, fx, outputs, run, tq
+from torch_runner import ENGINES, QUIET, Function, converted, engine, fx, outputs, run, tq
 
 from nprt.ops.batch_norm import BatchNorm
 from nprt.ops.depthwise_conv import DepthwiseConv
@@ -38,17 +38,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-class Function(torch.nn.Module):
-    """A function as a module."""
-
-    def __init__(self, function: Any) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, *inputs: Any) -> Any:
-        return self.function(*inputs)
 
 
 def compare(function: Any, *inputs: Any, **options: Any) -> Any:

@@ -10,6 +10,7 @@ from nprt import rounding
 from nprt.errors import ShapeError
 from nprt.ir import Array, Op, Tensor, TensorType
 from nprt.ops import rules
+from nprt.ops.norms import finish, normalized_type
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +43,7 @@ class BatchNorm(Op):
             rules.require_dtype(what, type, "float32")
             if x.rank < 1 or type.shape != x.shape[-1:]:
                 raise ShapeError(f"{what} {type} is not one number for each channel of x {x}")
-        if x.is_float:
-            return x
-        rules.require_codes("y", y)
-        rules.require_numerics(self.numerics, ("fbgemm",))
-        rules.require_multiplier([x.scale], [y.scale])
-        return y.with_shape(x.shape)
+        return normalized_type(y, x, self.numerics)
 
     def reference(self, y: TensorType, x: Tensor, factor: Tensor, offset: Tensor) -> Array:
         with np.errstate(over="ignore", invalid="ignore"):
@@ -55,5 +51,4 @@ class BatchNorm(Op):
                 return x.data * factor.data + offset.data
             qx, qy = (rounding.Affine(type.scale, type.zero_point) for type in (x.type, y))
             codes = rounding.batch_norm_fbgemm(x.data, factor.data, offset.data, qx, qy)
-        low, high = self.clamp or y.code_range
-        return np.clip(np.nan_to_num(codes, nan=low), low, high).astype(y.numpy)
+        return finish(codes, y, self.clamp)

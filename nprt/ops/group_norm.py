@@ -10,7 +10,7 @@ from nprt import rounding
 from nprt.errors import ShapeError
 from nprt.ir import Array, Op, Tensor, TensorType, numel
 from nprt.ops import rules
-from nprt.ops.norms import finish, require_epsilon, require_vector, standardized
+from nprt.ops.norms import finish, normalized_type, require_epsilon, require_vector, standardized
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +57,7 @@ class GroupNorm(Op):
             raise ShapeError(f"groups={self.groups} does not divide {sizes[-1]} channels")
         require_vector("weight", weight, sizes[-1])
         require_vector("bias", bias, sizes[-1])
-        if x.is_float:
-            return x
-        rules.require_codes("y", y)
-        rules.require_numerics(self.numerics, ("fbgemm",))
-        rules.require_multiplier([x.scale], [y.scale])
-        return y.with_shape(x.shape)
+        return normalized_type(y, x, self.numerics)
 
     def reference(
         self, y: TensorType, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None

@@ -9,7 +9,7 @@ import numpy as np
 from nprt import rounding
 from nprt.ir import Array, Op, Tensor, TensorType
 from nprt.ops import rules
-from nprt.ops.norms import finish, require_epsilon, require_vector, standardized
+from nprt.ops.norms import finish, normalized_type, require_epsilon, require_vector, standardized
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +46,7 @@ class LayerNorm(Op):
         rules.require_positive("the last axis", (rules.known("the last axis", x.shape[-1]),), 1)
         require_vector("weight", weight, x.shape[-1])
         require_vector("bias", bias, x.shape[-1])
-        if x.is_float:
-            return x
-        rules.require_codes("y", y)
-        rules.require_numerics(self.numerics, ("fbgemm",))
-        rules.require_multiplier([x.scale], [y.scale])
-        return y.with_shape(x.shape)
+        return normalized_type(y, x, self.numerics)
 
     def reference(
         self, y: TensorType, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None

@@ -1,4 +1,4 @@
-"""What layer_norm and group_norm share."""
+"""What layer_norm, group_norm and batch_norm share."""
 
 from __future__ import annotations
 
@@ -22,6 +22,16 @@ def require_vector(what: str, type: TensorType | None, size: Dim) -> None:
         rules.reject(f"{what} {type} does not have shape [{size}]")
 
 
+def normalized_type(y: TensorType, x: TensorType, numerics: str) -> TensorType:
+    """The type of the result: x's if that is float32, else codes as declared, by the one numerics that there is."""
+    if x.is_float:
+        return x
+    rules.require_codes("y", y)
+    rules.require_numerics(numerics, ("fbgemm",))
+    rules.require_multiplier([x.scale], [y.scale])
+    return y.with_shape(x.shape)
+
+
 def standardized(x: Array, epsilon: float) -> Array:
     """`(x - mean) / sqrt(variance + epsilon)` along the last axis, float64."""
     with np.errstate(over="ignore", invalid="ignore"):
@@ -31,7 +41,7 @@ def standardized(x: Array, epsilon: float) -> Array:
         return np.asarray(centered / np.sqrt(variance + epsilon))
 
 
-def finish(codes: Array, y: TensorType) -> Array:
+def finish(codes: Array, y: TensorType, clamp: tuple[int, int] | None = None) -> Array:
     """Codes as they come out of a formula, clamped; what is no number becomes the least code."""
-    low, high = y.code_range
+    low, high = clamp or y.code_range
     return np.clip(np.nan_to_num(codes, nan=low), low, high).astype(y.numpy)
