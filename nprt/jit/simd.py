@@ -19,7 +19,6 @@ from nprt.errors import BackendUnavailableError
 from nprt.jit.emit import F32, I8, I16, I32, I64, Kernel, Value, mangle, vector
 
 Array = Any
-LOW_HALF = 0xFFFFFFFF
 
 
 class Rescale(NamedTuple):
