@@ -21,6 +21,12 @@ def level(request):
     return request.param
 
 
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path, monkeypatch):
+    """What these tests compile is theirs alone: no key names their source."""
+    monkeypatch.setenv("NPRT_CACHE_DIR", str(tmp_path))
+
+
 def execute(level, key, body, size, *arrays, n=0):
     """Run `body(kernel, addresses)` as a kernel on copies of the arrays; it stores `size` bytes."""
 
