@@ -20,6 +20,17 @@ class ReferenceBackend:
         """`threads` has no effect here: the matrix products use as many threads as NumPy's BLAS was set up with."""
         self.model = model
 
+    def ready(
+        self, dims: Mapping[str, int], keep: tuple[str, ...]
+    ) -> Callable[[Mapping[str, Array]], list[Array]]:
+        """A function from feeds of these sizes to the values of `keep`; see `run`."""
+
+        def call(feeds: Mapping[str, Array]) -> list[Array]:
+            results = self.run(feeds, dims, keep)
+            return [results[name] for name in keep]
+
+        return call
+
     def run(
         self,
         feeds: Mapping[str, Array],

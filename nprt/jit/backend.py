@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 from nprt.ir import Array, Model
 from nprt.jit import run, simd
@@ -32,48 +32,57 @@ class JitBackend:
         self.threads = threads if threads is not None else _processors()
         self.native = run.native(self.level)
         self._plans: OrderedDict[tuple[tuple[str, int], ...], Plan | None] = OrderedDict()
-        self._latest: tuple[Any, Plan | None] = (None, None)
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of the plans
         self._reference = ReferenceBackend(model)
 
     def plan(self, dims: Mapping[str, int]) -> Plan | None:
         """The plan for these sizes; None where something is empty and the reference runs."""
         key = tuple(dims.items())  # always in the order of the inputs
-        if key == self._latest[0]:
-            return self._latest[1]
-        if key not in self._plans:
-            self._plans[key] = self._make(dims)
-            if len(self._plans) > PLANS:
-                self._plans.popitem(last=False)
-        self._plans.move_to_end(key)
-        self._latest = (key, self._plans[key])
-        return self._plans[key]
+        with self._lock:
+            if key not in self._plans:
+                self._plans[key] = self._make(dims)
+                if len(self._plans) > PLANS:
+                    self._plans.popitem(last=False)
+            self._plans.move_to_end(key)
+            return self._plans[key]
 
     def _make(self, dims: Mapping[str, int]) -> Plan | None:
         shapes = [type.bind(dims).shape for type in self.model.types.values()]
         empty = any(0 in shape for shape in shapes)
         return None if empty else Plan(self.model, dims, self.level, lower, self.threads)
 
-    def run(
-        self, feeds: Mapping[str, Array], dims: Mapping[str, int], keep: tuple[str, ...]
-    ) -> dict[str, Array]:
-        """Run the model once; see `ReferenceBackend.run`."""
-        with self._lock:
-            plan = self.plan(dims)
-            if plan is None:
-                return self._reference.run(feeds, dims, keep)
-            plan.feed(feeds)
-            self._run_segments(plan)
-            return {name: plan.result(name) for name in keep}
+    def ready(
+        self, dims: Mapping[str, int], keep: tuple[str, ...]
+    ) -> Callable[[Mapping[str, Array]], list[Array]]:
+        """A function from feeds of these sizes to the values of `keep`; see `ReferenceBackend.run`."""
+        plan = self.plan(dims)
+        if plan is None:
+            return self._reference.ready(dims, keep)
+        lock, feed, results = plan.lock, plan.feed, plan.reader(keep)
+        segments = [self._runner(segment) for segment in plan.segments]
 
-    def _run_segments(self, plan: Plan) -> None:
-        for segment in plan.segments:
-            if not isinstance(segment, Segment):
-                segment()
-            elif not segment.parallel or not run.pool(self.threads).run(
-                self.native, segment.address, segment.total
-            ):
-                self.native.alone(segment.address, 0, segment.count)
+        def call(feeds: Mapping[str, Array]) -> list[Array]:
+            with lock:
+                feed(feeds)
+                for run_segment in segments:
+                    run_segment()
+                return results()
+
+        return call
+
+    def _runner(self, segment: Segment | Callable[[], None]) -> Callable[[], object]:
+        """What runs one segment of a plan."""
+        if not isinstance(segment, Segment):
+            return segment
+        alone = functools.partial(self.native.alone, segment.job.ctypes.data)
+        if not segment.parallel:
+            return alone
+
+        def together() -> None:
+            if not run.pool(self.threads).run(self.native, segment.address, segment.total):
+                alone()
+
+        return together
 
 
 def _processors() -> int:

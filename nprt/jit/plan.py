@@ -10,6 +10,7 @@ their memory.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +20,7 @@ import numpy as np
 from nprt.ir import Array, Model, Op, Tensor, TensorType
 from nprt.jit import cache
 from nprt.jit.kernels import copy, fill
-from nprt.jit.run import ENTRY, keep
+from nprt.jit.run import ENTRY, JOB, keep
 from nprt.jit.simd import Level
 
 ALIGNMENT = 64
@@ -344,19 +345,29 @@ def as_bytes(array: Array) -> Array:
     return array.view(np.uint8) ^ FLIP if array.dtype == np.int8 else array
 
 
+def _codes(view: Array) -> Array:
+    """A new array of int8 codes from bytes."""
+    return np.asarray(view ^ FLIP).view(np.int8)
+
+
 class Segment:
     """Kernels between two calls of references."""
 
     def __init__(self, table: Array, total: int) -> None:
         self.table, self.total = table, total
         self.address, self.count = table.ctypes.data, len(table)
+        self.job = self.part(0, self.count)  # all of it on one thread
         self.parallel = total > len(table)
         if self.parallel:
             keep(table)
 
+    def part(self, first: int, last: int) -> Array:
+        """Some of the kernels, for `Native.alone`."""
+        return np.array([(self.address, first, last)], JOB)
+
 
 class Plan:
-    """A model for given sizes, ready to run. Not for two threads at once."""
+    """A model for given sizes, ready to run. Who runs it holds its `lock`: its values lie in one arena."""
 
     def __init__(
         self,
@@ -367,6 +378,7 @@ class Plan:
         threads: int = 1,
     ) -> None:
         self.model, self.dims, self.level, self.threads = model, dict(dims), level, threads
+        self.lock = threading.Lock()
         planner = Planner(model, dims, level)
         self.inputs = {}
         for name in model.inputs:
@@ -524,10 +536,13 @@ class Plan:
             else:
                 view[...] = feeds[name]
 
-    def result(self, name: str) -> Array:
-        """A new array with an output's value."""
-        view, is_int8 = self.output_views[name]
-        return np.asarray(view ^ FLIP).view(np.int8) if is_int8 else view.copy()
+    def reader(self, names: Sequence[str]) -> Callable[[], list[Array]]:
+        """A function that gives these outputs as new arrays."""
+        views = [self.output_views[name] for name in names]
+        if any(is_int8 for _, is_int8 in views):
+            return lambda: [_codes(v) if is_int8 else v.copy() for v, is_int8 in views]
+        copies = [view.copy for view, _ in views]
+        return lambda: [copy() for copy in copies]
 
     def _view(self, buffer: Buffer) -> Array:
         owner = root(buffer)

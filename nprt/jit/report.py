@@ -85,18 +85,19 @@ def plan_rows(plan: Plan) -> list[tuple[str, ...]]:
 
 def time_steps(backend: JitBackend, plan: Plan, seconds: float = 1.0) -> list[dict[str, Any]]:
     """The least time of each kernel by itself, on one thread. Call after a run: the arena holds its values."""
-    kernels = [
-        (segment.address, index)
+    jobs = [
+        segment.part(index, index + 1)
         for segment in plan.segments
         if isinstance(segment, Segment)
         for index in range(segment.count)
     ]
-    best = [float("inf")] * len(kernels)
+    addresses = [job.ctypes.data for job in jobs]
+    best = [float("inf")] * len(jobs)
     begin = time.perf_counter()
     while time.perf_counter() - begin < seconds:
-        for number, (address, index) in enumerate(kernels):
+        for number, address in enumerate(addresses):
             start = time.perf_counter()
-            backend.native.alone(address, index, index + 1)
+            backend.native.alone(address)
             best[number] = min(best[number], time.perf_counter() - start)
     steps = [step for step in plan.steps if step.run is None]
     described = [d for d, step in zip(plan.describe(), plan.steps, strict=True) if step.run is None]

@@ -30,6 +30,8 @@ from nprt.jit.simd import Level
 # start: the number of the first chunk. need: how many chunks must be done before one of these begins.
 ENTRY = np.dtype([(name, "i8") for name in ("kernel", "args", "chunks", "start", "need")])
 
+JOB = np.dtype([(name, "i8") for name in ("table", "first", "last")])
+
 # ticket: job << 32 | the next chunk, or -1 while the fields of a job change. Each in a cache line of its own.
 SHARED = np.dtype(
     {
@@ -94,9 +96,10 @@ KERNEL = ir.FunctionType(ir.VoidType(), [I64, I64, I64])
 
 
 def _emit_alone(name: str) -> Any:
-    """`alone(table, first, last)`: all entries on this thread."""
-    f = _Function(name, 3)
-    b, (table, first, last) = f.b, f.function.args
+    """`alone(job)`: some entries of a table, see JOB, on this thread."""
+    f = _Function(name, 1)
+    b, (job,) = f.b, f.function.args
+    table, first, last = (f.load(job, offset) for offset in (0, 8, 16))
     before, head, inside, after = b.block, f.block("head"), f.block("inside"), f.block("after")
     b.branch(head)
     b.position_at_end(head)
@@ -208,7 +211,7 @@ def _emit_work(name: str) -> Any:
 
 
 class Native:
-    """The executor's functions: `alone(table, first, last)`, `run(shared, table, total, job)` and `work(shared)`."""
+    """The executor's functions: `alone(job)`, `run(shared, table, total, job)` and `work(shared)`."""
 
     def __init__(self, level: Level) -> None:
         def function(name: str, build: Callable[[str], Any], arguments: int) -> Any:
@@ -216,7 +219,7 @@ class Native:
             kind = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * arguments)
             return kind(cache.address(level, key, build))
 
-        self.alone = function("alone", _emit_alone, 3)
+        self.alone = function("alone", _emit_alone, 1)
         self.run = function("run", _emit_run, 4)
         self.work = function("work", _emit_work, 1)
 
