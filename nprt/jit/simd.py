@@ -82,7 +82,7 @@ class Level:
     # Of a GEMM tile: for each number of vectors side by side the most rows, so that accumulators stay in registers.
     tiles: ClassVar[Mapping[int, int]] = {1: 4, 2: 2}
     dots_per_cycle: ClassVar[float] = 0.25
-    pixels: ClassVar[int] = 1  # that a depthwise convolution does together
+    pixels: ClassVar[int] = 1  # that a depthwise convolution does together, at most
     # `dot4` sees x - shift, as signed bytes, where there is no product of unsigned and signed bytes.
     shift: ClassVar[int] = 0
     architectures: ClassVar[tuple[str, ...]] = ()  # none: all
@@ -257,7 +257,7 @@ class Avx512Vnni(Avx2):
     lanes = 16
     tiles: ClassVar = {1: 8, 2: 8, 3: 8, 4: 6, 8: 1}
     dots_per_cycle = 2
-    pixels = 3
+    pixels = 5
     needs = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni")
     cpu = "host"
     _pack = "avx512."

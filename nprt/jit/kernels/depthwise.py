@@ -2,109 +2,159 @@
 
 Needs: a constant w whose zero points are 0.
 
-For each output pixel, 4 * lanes channels at a time: the bytes of four taps are interleaved, so that one `dot4` sums
-four taps of one channel. The taps are padded to a multiple of four with weights of 0. Sums come in the order of
-`Level.channel_order`, in which weights and parameters are packed; packing to bytes brings the plain order back.
-Several pixels are done together, to load weights and parameters once. Where windows move by one pixel, neighbours that
-have few channels are taken as one pixel with more.
+4 * lanes channels at a time, several neighbouring output pixels of a line together. The taps of a window are cut into
+*columns*, one for each place along the line. A column is read once, and its bytes are interleaved by fours of taps, so
+that one `dot4` sums four taps of one channel; then it serves every pixel of the tile whose window it is in. Fours are
+filled up with weights of 0. Sums come in the order of `Level.channel_order`, in which weights and parameters are
+packed; packing to bytes brings the plain order back. Where windows move by one pixel, neighbours that have few channels
+are taken as one pixel with more.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from nprt.jit.emit import I8, I32, I64, Kernel, Value
 from nprt.jit.kernels import stage as stages
-from nprt.jit.kernels.gemm import byte_zero_point, repeated
+from nprt.jit.kernels.gemm import byte_zero_point
 from nprt.jit.simd import Level
 
 RECORD = np.dtype(
     [
         (n, "i8")
         for n in (
-            *("x", "x_offset", "tap", "fours", "w", "parameters", "y", "y_offset"),
+            *("x", "x_offset", "tap", "pixel", "w", "parameters", "y", "y_offset"),
             *("tiles", "channels", "offset", "low", "high"),
         )
     ]
 )
+UNROLLED = 128  # taps of the largest window that a kernel has
 
 
-def emit(name: str, level: Level, taps: int, kind: str, layout: tuple[tuple[str, str], ...]) -> Any:
-    """The kernel for so many taps; 0 for a number that is known when it runs, a multiple of four."""
+@dataclass(frozen=True)
+class Tile:
+    """What the kernel does at a time.
+
+    Attributes:
+        pixels: of output, side by side.
+        step: from the window of one to that of the next, in pixels of input.
+        columns: of a window.
+        dilation: from one column to the next, in pixels of input.
+        taps: of each column.
+    """
+
+    pixels: int
+    step: int
+    columns: int
+    dilation: int
+    taps: int
+
+    @property
+    def fours(self) -> int:
+        """Of each column."""
+        return math.ceil(self.taps / 4)
+
+    @property
+    def places(self) -> list[int]:
+        """Where columns are read, in pixels of input from the first."""
+        return sorted({t * self.step + j * self.dilation for t, j in self.windows()})
+
+    def windows(self) -> Iterator[tuple[int, int]]:
+        """Every pixel of output with every column of its window."""
+        return ((t, j) for t in range(self.pixels) for j in range(self.columns))
+
+    def at(self, place: int) -> list[tuple[int, int]]:
+        """The pixels whose window has a column there, and which column that is."""
+        return [(t, j) for t, j in self.windows() if t * self.step + j * self.dilation == place]
+
+    @property
+    def cost(self) -> float:
+        """About the cycles of one unit of channels: dot products, shuffles, and the end of each pixel."""
+        return (
+            self.fours * (2 * self.pixels * self.columns + 4 * len(self.places))
+            + 24 * self.pixels
+            + 8
+        )
+
+
+def emit(
+    name: str, level: Level, tile: Tile, kind: str, layout: tuple[tuple[str, str], ...]
+) -> Any:
     k = Kernel(name, RECORD)
-    pixels = range(level.pixels)
     begin, end = k.share(k.arg("tiles"))
-    channels, unit = k.arg("channels"), level.bytes
+    channels, unit, pixel = k.arg("channels"), level.bytes, k.arg("pixel")
     size = stages.vector_bytes(layout, level.lanes)
     item = 4 if kind in stages.WIDE else 1
     zero = k.arg("offset").truncated(I32).splat(level.lanes)
     low, high = k.arg("low").truncated(I8), k.arg("high").truncated(I8)
-    fours, table = k.arg("fours"), k.arg("tap")
+    taps = [k.load(k.arg("tap"), I64, 8 * i) for i in range(tile.taps)]
     units = (channels + (unit - 1)) // unit
     nothing = k.const(level.i8, 0)
 
-    def products(xs: list[Value], w: Value, j: Any, sums: list[Value], real: int) -> list[Value]:
-        """Add four taps, of which the first `real` are there, to the sums of all pixels."""
-        ahead = [k.load(table, I64, j * 32 + 8 * i) for i in range(real)]
-        weights = [k.load(w, level.i8, j * (4 * unit) + i * unit) for i in range(4)]
-        out = []
-        for t in pixels:
-            bytes = [k.load(xs[t] + a, level.i8) for a in ahead]
-            if level.shift:
-                bytes = [b ^ -128 for b in bytes]
-            mixed = level.interleave4(k, *bytes, *[nothing] * (4 - real))
-            own = sums[4 * t : 4 * t + 4]
-            out += [level.dot4(k, s, m, v) for s, m, v in zip(own, mixed, weights, strict=True)]
-        return out
+    def column(at: list[Value], four: int) -> list[Value]:
+        """The bytes of up to four taps, interleaved: four vectors."""
+        bytes = [k.load(a, level.i8) for a in at[4 * four : 4 * four + 4]]
+        if level.shift:
+            bytes = [b ^ -128 for b in bytes]
+        return level.interleave4(k, *bytes, *[nothing] * (4 - len(bytes)))
 
-    def addresses(name: str, base: Value, tile: Value) -> list[Value]:
-        at = k.arg(name) + tile * (4 * level.pixels)
-        return [base + k.load(at, I32, 4 * t).unsigned(I64) for t in pixels]
+    def products(at: list[Value], w: Value, sums: list[Value]) -> list[Value]:
+        """All columns of the tile; sums are four vectors for each pixel."""
+        for number, place in enumerate(tile.places):
+            if number:
+                ahead = pixel * (place - tile.places[number - 1])
+                at = [a + ahead for a in at]
+            for four in range(tile.fours):
+                mixed = column(at, four)
+                for t, j in tile.at(place):
+                    for i in range(4):
+                        offset = ((j * tile.fours + four) * 4 + i) * unit
+                        weights = k.load(w, level.i8, offset)
+                        sums[4 * t + i] = level.dot4(k, sums[4 * t + i], mixed[i], weights)
+        return sums
+
+    def end_of(vector: Value, p: stages.Parameters) -> Value:
+        code = stages.FORMULAS[kind](k, level, vector, p)
+        return code if kind in (*stages.WIDE, *stages.WITH_OFFSET) else code + zero
+
+    def store(own: list[Value], y: Value, left: Value) -> None:
+        """The four vectors of one pixel."""
+        if item == 4:
+            plain = np.argsort(level.channel_order.reshape(-1))
+            whole = k.shuffle(k.join(own), None, plain.tolist())
+            for i in range(4):
+                part = whole.lanes(i * level.lanes, level.lanes).bits(level.i8)
+                level.store_first(k, part, y + i * unit, (left - i * unit).maximum(0).minimum(unit))
+            return
+        packed = stages.to_bytes(k, level, own, low, high, interleaved=True)
+        with k.when_else(left.equals(unit)) as (full, some):
+            with full:
+                k.store(packed, y)
+            with some:
+                level.store_first(k, packed, y, left)
 
     with k.range(0, units) as number:
-        at = number * unit
-        w = k.arg("w") + number * (fours * (4 * unit))
+        first = number * unit
+        w = k.arg("w") + number * (tile.columns * tile.fours * 4 * unit)
         parameters = k.arg("parameters") + number * (4 * size)
-        left = (channels - at).minimum(unit) * item
-        with k.range(begin, end) as tile:
-            xs = addresses("x_offset", k.arg("x") + at, tile)
-            sums = [k.load(parameters, level.i32, i * size) for _ in pixels for i in range(4)]
-            if taps:
-                for j in range(math.ceil(taps / 4)):
-                    sums = products(xs, w, j, sums, min(4, taps - 4 * j))
-            else:
-
-                def some(j: Value, sums: list[Value], xs: Any = xs, w: Any = w) -> list[Value]:
-                    return products(xs, w, j, sums, 4)
-
-                sums = k.loop(0, fours, 1, sums, some)
+        left = (channels - first).minimum(unit) * item
+        with k.range(begin, end) as index:
+            x = k.arg("x") + first + k.load(k.arg("x_offset"), I32, index * 4).unsigned(I64)
+            starts = [k.load(parameters, level.i32, i * size) for i in range(4)]
+            sums = products([x + tap for tap in taps], w, starts * tile.pixels)
             for i in range(4):
                 p = stages.load_parameters(k, level, layout, parameters + i * size)
-                for t in pixels:
-                    code = stages.FORMULAS[kind](k, level, sums[4 * t + i], p)
-                    sums[4 * t + i] = (
-                        code if kind in (*stages.WIDE, *stages.WITH_OFFSET) else code + zero
-                    )
-            ys = addresses("y_offset", k.arg("y") + at * item, tile)
-            for t in pixels:
-                own = sums[4 * t : 4 * t + 4]
-                if item == 4:
-                    plain = np.argsort(level.channel_order.reshape(-1))
-                    whole = k.shuffle(k.join(own), None, plain.tolist())
-                    for i in range(4):
-                        part = whole.lanes(i * level.lanes, level.lanes).bits(level.i8)
-                        rest = (left - i * unit).maximum(0).minimum(unit)
-                        level.store_first(k, part, ys[t] + i * unit, rest)
-                else:
-                    packed = stages.to_bytes(k, level, own, low, high, interleaved=True)
-                    with k.when_else(left.equals(unit)) as (full, some_):
-                        with full:
-                            k.store(packed, ys[t])
-                        with some_:
-                            level.store_first(k, packed, ys[t], left)
+                for t in range(tile.pixels):
+                    sums[4 * t + i] = end_of(sums[4 * t + i], p)
+            y = k.arg("y") + first * item + k.load(k.arg("y_offset"), I32, index * 4).unsigned(I64)
+            for t in range(tile.pixels):
+                store(sums[4 * t : 4 * t + 4], y, left)
+                y = y + channels * item
     return k.finish()
 
 
@@ -135,56 +185,76 @@ def lower(p: Any, op: Any) -> bool:
     stage = stages.stage_of(op, x, w, y, start, bias)
     if stage is None:
         return False
+    kernel = tuple(map(int, w.shape[:-1]))
+    if math.prod(kernel) > UNROLLED:
+        return False
     source = p.read(op.inputs[0], op.padding)
     target = p.write(op.outputs[0], halo=True)
-
     join = 1
     if op.stride[-1] == 1 and stage.kind not in stages.WIDE:
         join = joined(level, channels, y.shape[-2])
-        signed, stage = np.tile(signed, join), stage.repeated(join)
-        channels *= join
-    add_step(p, op, source, target, signed, stage, join)
+    add_step(p, op, source, target, signed.reshape(*kernel, channels), stage, join)
     return True
 
 
+def tile_shape(level: Level, op: Any, kernel: tuple[int, ...], width: int, join: int) -> Tile:
+    """The tile with the least work for lines of `width` output pixels."""
+    step = join * op.stride[-1]
+    lines = math.prod(kernel[:-1])
+    kinds = [(kernel[-1], op.dilation[-1], lines), (1, 1, math.prod(kernel))]
+    tiles = [
+        Tile(pixels, step, *kind)
+        for pixels in range(1, min(level.pixels, width) + 1)
+        for kind in kinds
+    ]
+    return min(tiles, key=lambda tile: math.ceil(width / tile.pixels) * tile.cost)
+
+
 def add_step(
-    p: Any, op: Any, source: Any, target: Any, signed: Any, stage: stages.Stage, join: int
+    p: Any, op: Any, source: Any, target: Any, weights: Any, stage: stages.Stage, join: int
 ) -> None:
-    """signed: int8 (taps, channels), with the channels of `join` pixels."""
+    """weights: int8 (*kernel, channels). `join` pixels are taken as one with so many times the channels."""
     level: Level = p.level
-    count, channels = signed.shape
-    fours = math.ceil(count / 4)
-    taps = np.zeros(fours * 4, np.int64)
-    taps[:count] = source.taps(p.type(op.inputs[1]).shape[:-1], op.dilation)
+    *kernel, channels = weights.shape
+    y = p.type(op.outputs[0])
+    width = y.shape[-2] // join
+    tile = tile_shape(level, op, tuple(kernel), width, join)
+    stage, channels = stage.repeated(join), channels * join
+
+    # weights by column: (columns, taps, channels)
+    by_column = weights.reshape(tile.taps, tile.columns, -1).swapaxes(0, 1)
+    taps = source.taps(kernel, op.dilation).reshape(tile.taps, tile.columns)[:, 0]
     units = math.ceil(channels / level.bytes)
-    padded = np.zeros((fours * 4, units * level.bytes), np.int8)
-    padded[:count, :channels] = signed
-    by_unit = padded.reshape(fours, 4, units, level.bytes)[:, :, :, level.channel_order]
-    packed = by_unit.transpose(2, 0, 3, 4, 1)  # unit, four, vector, lane, tap
+    padded = np.zeros((tile.columns, tile.fours * 4, units * level.bytes), np.int8)
+    padded[:, : tile.taps, :channels] = np.tile(by_column, join)
     order = np.arange(units * level.bytes).reshape(units, level.bytes)[:, level.channel_order]
+    fours = padded.reshape(tile.columns * tile.fours, 4, -1)[:, :, order]
+    packed = fours.transpose(2, 0, 3, 4, 1)  # unit, four, vector, lane, tap
     parameters = stage.pack(
         np.where(order < channels, order, -1).reshape(-1, level.lanes), level.lanes
     )
-    static = count if count <= 25 else 0
+
+    # the last tile of a line lies over its end, and does some pixels again
+    first = np.minimum(np.arange(0, width, tile.pixels), width - tile.pixels) * join
+    x_offset = source.windows(y.shape, op.stride, op.padding).reshape(-1, y.shape[-2])[:, first]
+    y_offset = target.pixels().reshape(-1, y.shape[-2])[:, first]
     layout = stage.layout
-    y = p.type(op.outputs[0])
-    x_offset = source.windows(y.shape, op.stride, op.padding)[::join]
-    y_offset = target.pixels()[::join]
+    window = f"{tile.pixels} by {tile.step} of {tile.columns}x{tile.taps} by {tile.dilation}"
     p.step(
         op,
-        f"depthwise {static} {stage.kind}",
-        lambda name: emit(name, level, static, stage.kind, layout),
+        f"depthwise {window} {stage.kind}",
+        lambda name: emit(name, level, tile, stage.kind, layout),
         RECORD,
         {
             "x": source,
-            "x_offset": repeated(x_offset, level.pixels),
+            "x_offset": x_offset.reshape(-1).astype(np.uint32),
             "tap": taps,
-            "fours": fours,
+            "pixel": source.pixel,
             "w": np.ascontiguousarray(packed),
             "parameters": parameters,
             "y": target,
-            "y_offset": repeated(y_offset, level.pixels),
-            "tiles": math.ceil(len(x_offset) / level.pixels),
+            "y_offset": y_offset.reshape(-1).astype(np.uint32),
+            "tiles": x_offset.size,
             "channels": channels,
             "offset": stage.offset,
             "low": stage.low,
@@ -192,5 +262,5 @@ def add_step(
         },
         reads=[source],
         writes=[target],
-        macs=len(x_offset) * signed.size,
+        macs=math.prod(y.shape) * math.prod(kernel),
     )
