@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from nprt.jit.kernels import (
+    average,
     binary,
     depthwise,
     dequantize,
     gemm,
     lookup,
     max_pool,
-    mean,
     movement,
     quantize,
     quantize_planes,
@@ -29,20 +29,21 @@ def _quantize(p: Any, op: Any) -> bool:
 
 # Adds the steps of an op to a plan, or returns False where the kernel does not do it.
 KERNELS: dict[str, Callable[[Any, Any], bool]] = {
+    "adaptive_average_pool": average.lower_adaptive,
     "add": binary.lower,
-    "average_pool": mean.lower,
+    "average_pool": average.lower_average_pool,
     "concat": movement.lower_concat,
     "conv": gemm.lower,
     "depthwise_conv": depthwise.lower,
     "dequantize": dequantize.lower,
-    "global_average_pool": mean.lower,
+    "global_average_pool": average.lower_mean,
     "linear": gemm.lower,
     "lookup": lookup.lower,
     "max_pool": max_pool.lower,
     "mul": binary.lower,
     "pad": movement.lower_pad,
     "quantize": _quantize,
-    "reduce_mean": mean.lower,
+    "reduce_mean": average.lower_mean,
     "reshape": movement.lower_reshape,
     "slice": movement.lower_slice,
     "sub": binary.lower,
@@ -53,6 +54,7 @@ KERNELS: dict[str, Callable[[Any, Any], bool]] = {
 WINDOW = ("stride", "dilation", "padding", "clamp", "numerics")
 POOL = ("kernel", "stride", "dilation", "padding", "ceil_mode")
 FIELDS: dict[str, tuple[str, ...]] = {
+    "adaptive_average_pool": ("numerics",),
     "add": ("clamp", "numerics"),
     "average_pool": (*POOL, "include_padding", "divisor", "clamp", "numerics"),
     "concat": ("axis",),
