@@ -1,0 +1,149 @@
+"""Peers in processes of their own, taking turns."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.peers.models import Forms
+from bench.peers.table import OURS
+
+PAUSE = 0.02  # seconds after a turn, in which threads that wait by spinning fall asleep
+
+
+class Worker:
+    """The process of one peer, which runs only when it is its turn. `error` is why it cannot."""
+
+    def __init__(self, peer: str, forms: Forms, threads: int, batches: Sequence[int]) -> None:
+        self.peer = peer
+        self.error: str | None = None
+        self.correlations: dict[int, float] = {}
+        command = [sys.executable, "-m", "bench.peers.worker", peer, forms.name]
+        with (forms.folder / f"{peer}.log").open("w") as log:
+            self._process = subprocess.Popen(
+                [*command, str(forms.folder), str(threads), *map(str, batches)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+            )
+
+    def wait(self) -> None:
+        """Until it is built, or has failed."""
+        try:
+            answer = self._answer()
+        except EOFError:
+            answer = {"error": f"ended with exit code {self._process.wait()}"}
+        self.error = answer.pop("error", None)
+        self.correlations = {int(batch): value for batch, value in answer.items()}
+
+    def turn(self, batch: int) -> dict[str, float]:
+        """Seconds of one run, by clock."""
+        assert self._process.stdin
+        self._process.stdin.write(f"{batch}\n")
+        self._process.stdin.flush()
+        seconds: dict[str, float] = self._answer()
+        time.sleep(PAUSE)
+        return seconds
+
+    def close(self) -> None:
+        self._process.communicate()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        if not line:
+            raise EOFError(f"{self.peer} has ended")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one peer takes, in milliseconds. `ratio` is the median of its time divided by nprt's in the same round."""
+
+    model: str
+    batch: int
+    threads: int
+    peer: str
+    median: float
+    least: float
+    processor: float
+    ratio: float
+    correlation: float
+    gmac_per_second: float
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a peer does not run."""
+
+    model: str
+    threads: int
+    peer: str
+    error: str
+
+
+def measure(
+    forms: Forms, peers: Sequence[str], threads: int, batches: Sequence[int], rounds: int
+) -> tuple[list[Result], list[Failure]]:
+    """Time all `peers`, of which nprt is one, in each of `rounds` rounds, in a new random order each time."""
+    workers = [Worker(peer, forms, threads, batches) for peer in peers]
+    for worker in workers:
+        worker.wait()
+    able = [worker for worker in workers if worker.error is None]
+    results: list[Result] = []
+    for batch in batches:
+        turns = _rounds(able, batch, rounds)
+        results += [
+            _result(forms, threads, batch, worker, turns[worker.peer], turns[OURS])
+            for worker in able
+        ]
+    for worker in workers:
+        worker.close()
+    failures = [Failure(forms.name, threads, w.peer, w.error) for w in workers if w.error]
+    return results, failures
+
+
+def _rounds(
+    workers: Sequence[Worker], batch: int, rounds: int
+) -> dict[str, list[dict[str, float]]]:
+    turns: dict[str, list[dict[str, float]]] = {worker.peer: [] for worker in workers}
+    order = random.Random(0)
+    for _ in range(rounds):
+        for worker in order.sample(workers, len(workers)):
+            turns[worker.peer].append(worker.turn(batch))
+    return turns
+
+
+def _result(
+    forms: Forms,
+    threads: int,
+    batch: int,
+    worker: Worker,
+    turns: Sequence[dict[str, float]],
+    ours: Sequence[dict[str, float]],
+) -> Result:
+    walls = [turn["wall"] for turn in turns]
+    median = statistics.median(walls)
+    return Result(
+        forms.name,
+        batch,
+        threads,
+        worker.peer,
+        median=1e3 * median,
+        least=1e3 * min(walls),
+        processor=1e3 * statistics.median(turn["processor"] for turn in turns),
+        ratio=statistics.median(a / b["wall"] for a, b in zip(walls, ours, strict=True)),
+        correlation=worker.correlations[batch],
+        gmac_per_second=forms.macs * batch / median / 1e9,
+    )

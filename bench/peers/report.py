@@ -1,0 +1,134 @@
+"""Results as text, as a Markdown table and as a picture."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.peers.measure import Failure, Result
+from bench.peers.table import OURS, RUNTIMES
+
+COLOURS = dict(
+    zip((OURS, *RUNTIMES), ("#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#ff7f0e"), strict=True)
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """All results for one network, batch and number of threads. `peers`: the fastest first."""
+
+    ours: Result
+    peers: tuple[Result, ...]
+
+    def best(self, runtime: str) -> Result | None:
+        """The fastest form that a runtime has."""
+        return next((peer for peer in self.peers if peer.peer.startswith(runtime)), None)
+
+    def share(self, peak: float) -> float:
+        """nprt's part of the peak of as many cores as there are threads; `peak` is that of one, in GMAC/s."""
+        return self.ours.gmac_per_second / self.ours.threads / peak
+
+
+def cases(results: Sequence[Result]) -> list[Case]:
+    """Those in which nprt and another ran."""
+    groups: dict[tuple[str, int, int], list[Result]] = {}
+    for result in sorted(results, key=lambda result: result.ratio):
+        groups.setdefault((result.model, result.batch, result.threads), []).append(result)
+    found = []
+    for key in dict.fromkeys((result.model, result.batch, result.threads) for result in results):
+        ours = [result for result in groups[key] if result.peer == OURS]
+        peers = tuple(result for result in groups[key] if result.peer != OURS)
+        if ours and peers:
+            found.append(Case(ours[0], peers))
+    return found
+
+
+def lines(results: Iterable[Result], failures: Iterable[Failure]) -> str:
+    """A row for each peer."""
+    rows = [
+        f"  {r.peer:24}{milliseconds(r.median):>8} ms (least {milliseconds(r.least)}, on processors "
+        f"{milliseconds(r.processor)}), {r.gmac_per_second:.1f} GMAC/s, "
+        f"{r.ratio:.2f} x nprt's time, correlation {r.correlation:.4f}"
+        for r in results
+    ]
+    return "\n".join([*rows, *(f"  {f.peer:24}{f.error}" for f in failures)])
+
+
+def summary(found: Sequence[Case]) -> str:
+    ratios = [case.peers[0].ratio for case in found]
+    return (
+        f"time of the fastest peer divided by nprt's, {len(ratios)} cases: "
+        f"geometric mean {statistics.geometric_mean(ratios):.2f}, least {min(ratios):.2f}"
+    )
+
+
+def markdown(found: Iterable[Case], peak: float) -> str:
+    """A row for each network, batch and number of threads; of each runtime the form that is fastest there."""
+    heads = ("network", "batch", "threads", "nprt, ms", "GMAC/s", "of peak", *RUNTIMES)
+    rows = [heads, ("---", *["---:"] * (len(heads) - 1))]
+    for case in found:
+        ours = case.ours
+        rows.append(
+            (
+                ours.model,
+                str(ours.batch),
+                str(ours.threads),
+                milliseconds(ours.median),
+                f"{ours.gmac_per_second:.0f}",
+                f"{100 * case.share(peak):.0f} %",
+                *(_cell(case, runtime) for runtime in RUNTIMES),
+            )
+        )
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _cell(case: Case, runtime: str) -> str:
+    best = case.best(runtime)
+    if best is None:
+        return "-"
+    text = f"{best.ratio:.2f} {best.peer.removeprefix(runtime).strip()}"
+    return f"**{text}**" if best is case.peers[0] else text
+
+
+def milliseconds(value: float) -> str:
+    """Three digits that count, or all before the point."""
+    places = next((places for places in range(6) if value * 10**places >= 100), 6)
+    return f"{value:.{places}f}"
+
+
+def picture(found: Sequence[Case], peak: float, path: Path) -> None:
+    """What each network reaches of the peak, on one panel for each number of threads."""
+    import matplotlib.pyplot as plt
+
+    threads = sorted({case.ours.threads for case in found})
+    rows = list(dict.fromkeys((case.ours.model, case.ours.batch) for case in found))
+    size = (4.6 * len(threads) + 1.6, 0.34 * len(rows) + 1.4)
+    figure, axes = plt.subplots(1, len(threads), sharey=True, squeeze=False, figsize=size)
+    for axis, count in zip(axes[0], threads, strict=True):
+        these = [case for case in found if case.ours.threads == count]
+        _panel(axis, these, rows, peak * count)
+        axis.set_title(f"{count} thread{'s' * (count > 1)}")
+    axes[0][0].set_yticks(range(len(rows)), [f"{model}, batch {batch}" for model, batch in rows])
+    axes[0][0].invert_yaxis()
+    handles, names = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="lower center", ncols=len(names), frameon=False)
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
+    figure.savefig(path, dpi=120)
+
+
+def _panel(axis: Any, these: Sequence[Case], rows: Sequence[tuple[str, int]], peak: float) -> None:
+    axis.axvline(peak, color="black", linestyle="--", label="measured peak")
+    for runtime, colour in COLOURS.items():
+        bests = [case.ours if runtime == OURS else case.best(runtime) for case in these]
+        points = [
+            (best.gmac_per_second, rows.index((best.model, best.batch))) for best in bests if best
+        ]
+        x, y = zip(*points, strict=True) if points else ((), ())
+        marker, size = ("D", 46) if runtime == OURS else ("o", 30)
+        axis.scatter(x, y, s=size, marker=marker, color=colour, label=runtime, zorder=3)
+    axis.set_xscale("log")
+    axis.set_xlabel("GMAC/s")
+    axis.grid(alpha=0.3, which="both")

@@ -1,0 +1,54 @@
+"""ExecuTorch with the XNNPACK delegate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
+    XNNPACKQuantizer,
+    get_symmetric_quantization_config,
+)
+from executorch.exir import to_edge_transform_and_lower
+from executorch.extension.pybindings import portable_lib
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+from bench.peers import run_torch
+from bench.peers.models import Forms, Images
+from bench.peers.table import Run
+
+
+def int8(forms: Forms, batch: int, threads: int) -> Run:
+    """PT2E with XNNPACK's quantizer: int8 activations, int8 weights for each channel."""
+    quantizer = XNNPACKQuantizer()
+    quantizer.set_global(get_symmetric_quantization_config(is_per_channel=True))
+    example = (torch.from_numpy(forms.images(batch)),)
+    with torch.no_grad():
+        observed = prepare_pt2e(
+            torch.export.export(run_torch.module(forms, channels_last=False), example).module(),
+            quantizer,
+        )
+        run_torch.calibrate(observed, forms, batch)
+        return _run(convert_pt2e(observed), example, threads)
+
+
+def float32(forms: Forms, batch: int, threads: int) -> Run:
+    example = (torch.from_numpy(forms.images(batch)),)
+    return _run(run_torch.module(forms, channels_last=False), example, threads)
+
+
+def _run(module: Any, example: tuple[torch.Tensor], threads: int) -> Run:
+    exported = torch.export.export(module, example)
+    lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
+    file = (
+        lowered.to_executorch().buffer
+    )  # must live as long as the program, which does not hold it
+    portable_lib._unsafe_reset_threadpool(threads)  # before loading, which keeps a pointer to it
+    program = portable_lib._load_for_executorch_from_buffer(file)
+
+    def run(images: Images) -> Images:
+        assert file
+        return program.run_method("forward", (torch.from_numpy(images),))[0].numpy()
+
+    return run

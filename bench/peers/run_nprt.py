@@ -1,0 +1,11 @@
+"""nprt: int8 on the fast backend."""
+
+from __future__ import annotations
+
+from bench.peers.models import Forms
+from bench.peers.table import Run
+from nprt.session import Session
+
+
+def int8(forms: Forms, batch: int, threads: int) -> Run:
+    return Session(forms.nprt, backend="numba", threads=threads)

@@ -1,0 +1,111 @@
+"""torch on the CPU: float32, its int8 engines, and its compiler."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.fx.experimental.optimization import fuse
+
+from bench.peers.models import Forms, Images
+from bench.peers.table import Run
+from models.architectures import ARCHITECTURES
+
+
+def float32(forms: Forms, batch: int, threads: int) -> Run:
+    """Eager mode, channels last where there are channels."""
+    torch.set_num_threads(threads)
+    return _run(module(forms))
+
+
+def float32_script(forms: Forms, batch: int, threads: int) -> Run:
+    torch.set_num_threads(threads)
+    example = torch.from_numpy(forms.images(batch))
+    return _run(torch.jit.optimize_for_inference(_script(module(forms), example)))
+
+
+def float32_compiled(forms: Forms, batch: int, threads: int) -> Run:
+    torch.set_num_threads(threads)
+    return _run(_compiled(module(forms)))
+
+
+def fbgemm(forms: Forms, batch: int, threads: int) -> Run:
+    return _engine(forms, batch, threads, "fbgemm")
+
+
+def x86(forms: Forms, batch: int, threads: int) -> Run:
+    return _engine(forms, batch, threads, "x86")
+
+
+def onednn(forms: Forms, batch: int, threads: int) -> Run:
+    return _engine(forms, batch, threads, "onednn")
+
+
+def int8_compiled(forms: Forms, batch: int, threads: int) -> Run:
+    """PT2E with the quantizer that torch's compiler has kernels for."""
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+    from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86_inductor
+
+    torch.set_num_threads(threads)
+    example = (torch.from_numpy(forms.images(batch)),)
+    quantizer = x86_inductor.X86InductorQuantizer()
+    quantizer.set_global(x86_inductor.get_default_x86_inductor_quantization_config())
+    with torch.no_grad():
+        observed = prepare_pt2e(torch.export.export(module(forms), example).module(), quantizer)
+        calibrate(observed, forms, batch)
+        return _run(_compiled(convert_pt2e(observed)))
+
+
+def _engine(forms: Forms, batch: int, threads: int, engine: str) -> Run:
+    """FX graph mode on one of torch's int8 engines, traced and frozen: less Python between the kernels."""
+    from torch.ao.quantization import get_default_qconfig_mapping
+    from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
+
+    torch.set_num_threads(threads)
+    torch.backends.quantized.engine = engine
+    example = torch.from_numpy(forms.images(batch))
+    mapping = get_default_qconfig_mapping(engine)
+    observed = prepare_fx(module(forms), mapping, (example,))
+    calibrate(observed, forms, 1)
+    return _run(_script(convert_fx(observed), example))
+
+
+def module(forms: Forms, channels_last: bool = True) -> nn.Module:
+    """The float32 network, its BatchNorms folded."""
+    architecture = ARCHITECTURES[forms.name]
+    built = architecture.build().eval()
+    built.load_state_dict(torch.load(forms.weights))
+    built = fuse(built)
+    if channels_last and len(architecture.input_shape) == 3:
+        built.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return built
+
+
+@torch.no_grad()
+def calibrate(observed: nn.Module, forms: Forms, batch: int) -> None:
+    """Show `observed` the calibration images, in batches of the size it was made for."""
+    images = forms.calibration
+    for i in range(0, len(images), batch):
+        observed(torch.from_numpy(np.resize(images[i : i + batch], (batch, *images.shape[1:]))))
+
+
+@torch.no_grad()
+def _script(module: nn.Module, example: torch.Tensor) -> Any:
+    return torch.jit.freeze(torch.jit.trace(module, example))
+
+
+def _compiled(module: nn.Module) -> Any:
+    import torch._inductor.config
+
+    torch._inductor.config.freezing = True
+    return torch.compile(module)
+
+
+def _run(module: Any) -> Run:
+    def run(images: Images) -> Images:
+        with torch.inference_mode():
+            return module(torch.from_numpy(images)).numpy()
+
+    return run

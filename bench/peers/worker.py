@@ -1,0 +1,96 @@
+"""The process of one peer: `python -m bench.peers.worker PEER MODEL FOLDER THREADS BATCH [BATCH ...]`.
+
+It builds the peer for each batch, writes what it computes beside the forms of the model, and says so in a line of JSON.
+Then each line of input names a batch; the answer is how long one run takes. A peer that cannot be built, or computes
+something else than the network, answers with its error and ends.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from bench.peers.models import Forms, Images
+from bench.peers.table import PEERS, Run
+
+LEAST_SECONDS = 0.005  # of one measurement, and of the runs before it that are not measured
+LEAST_CORRELATION = 0.9  # of what a peer computes with what the float32 network does
+
+
+def main() -> None:
+    peer, model, folder, threads, *batches = sys.argv[1:]
+    answers = _own_stdout()
+    forms = Forms(model, Path(folder))
+    try:
+        runs = {int(batch): _build(peer, forms, int(batch), int(threads)) for batch in batches}
+        images = {batch: forms.images(batch) for batch in runs}
+        correlations = {batch: _correlation(forms, runs[batch], images[batch]) for batch in runs}
+    except Exception as error:
+        traceback.print_exc()
+        _answer(answers, {"error": " ".join(f"{type(error).__name__}: {error}".split())})
+        return
+    _answer(answers, correlations)
+    for line in sys.stdin:
+        _answer(answers, _measure(runs[int(line)], images[int(line)]))
+
+
+def _own_stdout() -> IO[str]:
+    """The standard output for answers alone: what libraries print there goes to the standard error."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return answers
+
+
+def _answer(answers: IO[str], answer: object) -> None:
+    answers.write(json.dumps(answer) + "\n")
+    answers.flush()
+
+
+def _build(peer: str, forms: Forms, batch: int, threads: int) -> Run:
+    module, function = PEERS[peer]
+    run: Run = getattr(importlib.import_module(f"bench.peers.{module}"), function)(
+        forms, batch, threads
+    )
+    return run
+
+
+def _correlation(forms: Forms, run: Run, images: Images) -> float:
+    """Of the outputs with those of float32; an error where they have little in common."""
+    output, expected = run(images), forms.expected(len(images))
+    if type(output) is not np.ndarray or output.dtype != np.float32:
+        raise TypeError(f"the result is {type(output).__name__}, not a NumPy array of float32")
+    correlation = float(np.corrcoef(output.ravel(), expected.ravel())[0, 1])
+    if output.shape != expected.shape or not correlation >= LEAST_CORRELATION:
+        raise ValueError(f"another network: {output.shape}, correlation {correlation:.3f}")
+    return correlation
+
+
+def _measure(run: Run, images: Images) -> dict[str, float]:
+    """Seconds of one run, on the clock and on all processors together."""
+    count = _count(run, images)
+    wall, processor = time.perf_counter(), time.process_time()
+    for _ in range(count):
+        run(images)
+    processor, wall = time.process_time() - processor, time.perf_counter() - wall
+    return {"wall": wall / count, "processor": processor / count}
+
+
+def _count(run: Run, images: Images) -> int:
+    """How many runs take LEAST_SECONDS, found by doing as many; caches and clock rate are warm afterwards."""
+    count, start = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < LEAST_SECONDS:
+        run(images)
+        count += 1
+    return max(1, round(count * LEAST_SECONDS / elapsed))
+
+
+if __name__ == "__main__":
+    main()
