@@ -31,7 +31,7 @@ from nprt.ops.transpose import Transpose
 from nprt.session import Session
 
 LEVELS = [level.name for level in simd.available()]
-NUMERICS = ("integer", "ort", "fbgemm", "pt2e")
+NUMERICS = ("integer", "ort", "fbgemm", "qnnpack", "pt2e")
 
 
 def network(dtype="int8", numerics="integer", channels=20, first=3):

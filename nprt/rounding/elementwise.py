@@ -118,12 +118,17 @@ def add_fbgemm_scalar(a: Array, b: Array, qa: Affine, qb: Affine, qy: Affine) ->
     return quantize_remainder(dequantize(a, *qa) + dequantize(b, *qb), *qy)
 
 
-def add_qnnpack(a: Array, b: Array, qa: Affine, qb: Affine, qy: Affine) -> Array:
-    """`a + b` as PyTorch's engine qnnpack on uint8 of one shape: eq. (37). Fixed point, ties away from zero; int64."""
+def add_factors_qnnpack(qa: Affine, qb: Affine, qy: Affine) -> tuple[list[np.int64], int]:
+    """The factors of a and of b, the greater with 22 bits, and how far their sum is shifted to the right."""
     ratios = [np.float32(q.scale) / np.float32(qy.scale) for q in (qa, qb)]
     _, exponent = np.frexp(max(ratios))
     shift = 21 - (int(exponent) - 1)
-    factors = [np.int64(np.rint(np.float64(ratio) * 2.0**shift)) for ratio in ratios]
+    return [np.int64(np.rint(np.float64(ratio) * 2.0**shift)) for ratio in ratios], shift
+
+
+def add_qnnpack(a: Array, b: Array, qa: Affine, qb: Affine, qy: Affine) -> Array:
+    """`a + b` as PyTorch's engine qnnpack on uint8 of one shape: eq. (37). Fixed point, ties away from zero; int64."""
+    factors, shift = add_factors_qnnpack(qa, qb, qy)
     total = sum(
         (codes.astype(np.int64) - q.zero_point) * factor
         for codes, q, factor in ((a, qa, factors[0]), (b, qb, factors[1]))

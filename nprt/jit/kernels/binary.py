@@ -1,4 +1,4 @@
-"""add, sub and mul of two values of one shape. Same result as `ops.add`, `ops.sub` and `ops.mul` on codes.
+"""add, sub and mul of two values. Same result as `ops.add`, `ops.sub` and `ops.mul` on codes.
 
 Each numerics is its formula of `nprt.rounding`, on vectors. Codes of int8 are bytes minus 128; where a formula only
 uses differences from the zero point, that is folded into the zero point.
@@ -22,6 +22,7 @@ SCALARS = (
     *(f"{which}_{part}" for which in "aby" for part in ("multiplier", "low", "rounding", "shift")),
 )
 RECORD = rows.record(2, *SCALARS)
+OPS = ("add", "sub", "mul")
 LOW_BITS = 11  # of a multiplier that is cut in two
 
 
@@ -114,7 +115,28 @@ def _fbgemm(t: Terms, name: str, a: Value, b: Value) -> Value:
     return t.level.round_to_int(t.k, (a + b) * t.f("y_scale"))  # eq. (36)
 
 
-FORMULAS = {"integer": _integer, "ort": _ort, "onnx": _onnx, "pt2e": _pt2e, "fbgemm": _fbgemm}
+def _fbgemm_scalar(t: Terms, name: str, a: Value, b: Value) -> Value:
+    value = _real(t, name, a, b) * t.f("y_scale")
+    return t.level.round_to_int(t.k, value + t.f("constant"))  # eq. (48)
+
+
+def _qnnpack(t: Terms, name: str, a: Value, b: Value) -> Value:
+    a, b = a - t.i("a_zero"), b - t.i("b_zero")
+    total = a * t.i("a_multiplier") + b * t.i("b_multiplier")  # below 2**31
+    size = total.maximum(0 - total) + t.i("y_rounding")  # below 2**32
+    magnitude = size.shift_right_unsigned(t.i("y_shift"))
+    return t.k.select(total.less_signed(0), 0 - magnitude, magnitude)  # eq. (37)
+
+
+FORMULAS = {
+    "integer": _integer,
+    "ort": _ort,
+    "onnx": _onnx,
+    "pt2e": _pt2e,
+    "fbgemm": _fbgemm,
+    "fbgemm-scalar": _fbgemm_scalar,
+    "qnnpack": _qnnpack,
+}
 
 
 def apply(
@@ -216,6 +238,12 @@ def scalars(op: Any, a: Any, b: Any, y: Any) -> tuple[str, dict[str, int]] | Non
             "a_zero": shift_a,
             "b_zero": shift_b,
         }
+    elif op.numerics == "qnnpack":
+        (a_factor, b_factor), shift = rounding.add_factors_qnnpack(qa, qb, qy)
+        if not 1 <= shift <= 31:
+            return None
+        args |= {"a_multiplier": int(a_factor), "b_multiplier": int(b_factor)}
+        args |= {"y_rounding": 1 << (shift - 1), "y_shift": shift}
     elif op.numerics == "fbgemm" and op.name == "mul":
         factor = f32(qa.scale) * f32(qb.scale) * (f32(1) / f32(qy.scale))
         args |= {"a_scale": bits(factor)}
@@ -226,6 +254,8 @@ def scalars(op: Any, a: Any, b: Any, y: Any) -> tuple[str, dict[str, int]] | Non
             "b_scale": bits(qb.scale),
             "y_scale": bits(f32(1) / f32(qy.scale) if inverse else qy.scale),
         }
+        if op.numerics == "fbgemm-scalar":
+            args |= {"constant": bits(qy.zero_point), "offset": shift_y}
         if op.numerics == "fbgemm":
             args |= {
                 "constant": bits(-(f32(qa.scale) * f32(qa.zero_point))),
@@ -234,26 +264,3 @@ def scalars(op: Any, a: Any, b: Any, y: Any) -> tuple[str, dict[str, int]] | Non
                 "b_zero": shift_b,
             }
     return kinds, args
-
-
-def lower(p: Any, op: Any) -> bool:
-    a, b, y = p.type(op.inputs[0]), p.type(op.inputs[1]), p.type(op.outputs[0])
-    if not (a.shape == b.shape == y.shape) or len(y.shape) < 1:
-        return False
-    found = scalars(op, a, b, y)
-    if found is None:
-        return False
-    kinds, args = found
-    left, right = p.any_layout(op.inputs[0]), p.any_layout(op.inputs[1])
-    out = p.write(op.outputs[0], halo=True)
-    level = p.level
-    p.step(
-        op,
-        f"{op.name} {op.numerics} {kinds}",
-        lambda name: emit(name, level, op.name, op.numerics, kinds),
-        RECORD,
-        {**rows.arguments(out, left, right), **args},
-        reads=[left, right],
-        writes=[out],
-    )
-    return True

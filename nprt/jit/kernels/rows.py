@@ -30,10 +30,10 @@ def emit(k: Kernel, level: Level, items: Sequence[str], out: str, body: Body) ->
     """Load four vectors of each input, call `body`, store what it returns.
 
     Args:
-        items: of each input, "byte" (widened to int32), "float" or "int".
-        out: "byte": body returns one vector of bytes; "float": four of float32, and whole vectors are stored.
+        items: of each input, "byte" (widened to int32), "raw" (one vector of bytes), "float" or "int".
+        out: "byte": body returns one vector of bytes; "float": four of float32 or int32.
     """
-    unit = 4 * level.lanes
+    unit, item = 4 * level.lanes, 1 if out == "byte" else 4
     begin, end = k.share(k.arg("rows"))
     with k.range(begin, end) as row:
         size = (k.arg("total") - row * k.arg("row")).minimum(k.arg("row"))
@@ -45,28 +45,35 @@ def emit(k: Kernel, level: Level, items: Sequence[str], out: str, body: Body) ->
 
         def results(at: Value) -> list[Value]:
             loaded = []
-            for x, item in zip(xs, items, strict=True):
-                if item == "byte":
+            for x, kind in zip(xs, items, strict=True):
+                if kind == "byte":
                     parts = [
                         k.load(x + at, vector(I8, level.lanes), j * level.lanes).unsigned(I32)
                         for j in range(4)
                     ]
+                elif kind == "raw":
+                    parts = [k.load(x + at, level.i8)]
                 else:
-                    type = level.f32 if item == "float" else level.i32
+                    type = level.f32 if kind == "float" else level.i32
                     parts = [k.load(x + at * 4, type, j * level.bytes) for j in range(4)]
                 loaded.append(parts)
             return body(k, loaded)
 
-        if out == "float":
-            with k.range(0, size, unit) as at:
-                for j, part in enumerate(results(at)):
-                    k.store(part, y + at * 4, j * level.bytes)
-        else:
-            whole = size // unit * unit
-            with k.range(0, whole, unit) as at:
-                k.store(results(at)[0], y, at)
-            with k.when(whole < size):
-                level.store_first(k, results(whole)[0], y + whole, size - whole)
+        def store(vectors: list[Value], at: Value) -> None:
+            for j, part in enumerate(vectors):
+                k.store(part, y + at * item, j * level.bytes)
+
+        def store_first(vectors: list[Value], at: Value) -> None:
+            for j, part in enumerate(vectors):
+                left = (size - at) * item - j * level.bytes
+                count = left.maximum(0).minimum(level.bytes)
+                level.store_first(k, part.bits(level.i8), y + at * item + j * level.bytes, count)
+
+        whole = size // unit * unit
+        with k.range(0, whole, unit) as at:
+            store(results(at), at)
+        with k.when(whole < size):
+            store_first(results(whole), whole)
     return k.finish()
 
 

@@ -1,0 +1,82 @@
+"""Operands that broadcast, laid out for `rows`: every row of the result meets a row of each operand.
+
+The last axes make a row. Where an operand repeats along them, it is repeated in memory first; along the axes before
+them it is read again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from nprt.ir import Array
+from nprt.jit.kernels import copy, rows
+from nprt.jit.plan import SLACK, Buffer, as_bytes
+
+LEAST_ROW = 256  # elements: shorter rows cost more than repeated operands
+
+
+def arguments(p: Any, op: Any, out: Any, names: Sequence[str]) -> tuple[dict[str, Any], list[Any]]:
+    """The arguments of `rows.emit`, and the buffers of the operands; adds steps that repeat operands.
+
+    Args:
+        out: the buffer of the result, to whose shape the operands broadcast.
+    """
+    buffers = [p.any_layout(name) for name in names]
+    if all(buffer.shape == out.shape for buffer in buffers):
+        return rows.arguments(out, *buffers), buffers
+    axes = _row_axes(out.shape, all(buffer.dense for buffer in (out, *buffers)))
+    lead, row = out.shape[: len(out.shape) - axes], out.shape[len(out.shape) - axes :]
+    laid = []
+    for name, buffer in zip(names, buffers, strict=True):
+        shape = (1,) * (len(out.shape) - len(buffer.shape)) + buffer.shape
+        wanted = (*shape[: len(lead)], *row)
+        laid.append(buffer if shape == wanted else _repeat(p, op, name, buffer, wanted))
+    args = {"rows": math.prod(lead), "row": math.prod(row), "total": math.prod(out.shape)}
+    for key, buffer in zip(("y", *(f"x{i}" for i in range(len(laid)))), (out, *laid), strict=True):
+        args |= {key: buffer, f"{key}_rows": _starts(buffer, out.shape, lead)}
+    return args, laid
+
+
+def _row_axes(shape: tuple[int, ...], dense: bool) -> int:
+    """How many of the last axes make a row; of an image with a halo, those of a line."""
+    most = len(shape) if dense else 2
+    for axes in range(1, most):
+        if math.prod(shape[-axes:]) >= LEAST_ROW:
+            return axes
+    return most
+
+
+def _steps(buffer: Any, shape: tuple[int, ...]) -> list[int]:
+    """Bytes from one element to the next along the axes of `shape`, 0 where the buffer repeats."""
+    missing = len(shape) - len(buffer.shape)
+    own = zip(buffer.shape, buffer.steps, shape[missing:], strict=True)
+    return [0] * missing + [0 if size < wanted else step for size, step, wanted in own]
+
+
+def _starts(buffer: Any, shape: tuple[int, ...], lead: tuple[int, ...]) -> Array:
+    """Bytes from the beginning to each row."""
+    total = np.full((), buffer.start, np.int64)
+    for size, step in zip(lead, _steps(buffer, shape), strict=False):
+        total = np.add.outer(total, np.arange(size) * step)
+    return np.ascontiguousarray(total.reshape(-1))
+
+
+def _repeat(p: Any, op: Any, name: str, source: Any, shape: tuple[int, ...]) -> Any:
+    """A dense buffer with the value in a larger shape."""
+    constant = p.constant(name)
+    if constant is not None:
+        repeated = np.ascontiguousarray(np.broadcast_to(as_bytes(constant), shape))
+        memory = np.zeros(repeated.nbytes + SLACK, np.uint8)
+        memory[: repeated.nbytes] = repeated.reshape(-1).view(np.uint8)
+        return Buffer(name, shape, source.item, data=memory)
+    target = Buffer(name, shape, source.item)
+    steps = tuple(_steps(source, shape))
+    starts = (source.start, target.start)
+    copied = copy.add_step(
+        p, op, source, target, shape, steps, target.steps, source.item, *starts, what="repeat"
+    )
+    return target if copied else None
