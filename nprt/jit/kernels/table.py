@@ -16,6 +16,7 @@ from nprt.jit.kernels import (
     movement,
     quantize,
     quantize_planes,
+    resize,
 )
 
 
@@ -49,6 +50,7 @@ KERNELS: dict[str, Callable[[Any, Any], bool]] = {
     "quantize": _quantize,
     "reduce_mean": average.lower_mean,
     "reshape": movement.lower_reshape,
+    "resize": resize.lower,
     "slice": movement.lower_slice,
     "sub": elementwise.lower,
     "transpose": movement.lower_transpose,
@@ -78,6 +80,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "quantize": ("numerics",),
     "reduce_mean": ("axes", "keepdims", "numerics"),
     "reshape": (),
+    "resize": ("mode", "coordinates", "nearest", "scales", "numerics"),
     "slice": ("starts", "stops", "steps"),
     "sub": ("clamp", "numerics"),
     "transpose": ("perm",),
