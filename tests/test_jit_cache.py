@@ -1,16 +1,21 @@
 """The cache of machine code: used, checked, and never in the way."""
 
 import os
+import platform
 import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
+import tiny
 
 pytest.importorskip("llvmlite")
 
-from nprt.jit import cache, report, simd
+from nprt.file import dumps
+from nprt.jit import cache, simd
 from nprt.jit.kernels import fill
+from nprt.session import Session
 
 
 @pytest.fixture
@@ -74,20 +79,40 @@ def test_the_name_depends_on_level_and_key(monkeypatch):
     assert cache.kernel_name(level, "fill") != before
 
 
+def test_the_name_depends_on_the_architecture(monkeypatch):
+    before = cache._fingerprint.__wrapped__()
+    monkeypatch.setattr(cache, "host", lambda: ("riscv64", frozenset()))
+    assert cache._fingerprint.__wrapped__() != before
+
+
 SCRIPT = """
-import nprt.jit.cache as cache
-from nprt.jit import report
-if {forbidden}:
+import sys
+import numpy as np
+from nprt import Session
+from nprt.jit import cache
+warm = bool({warm})
+if warm:
     cache.compile = None
-assert report.peak() > 0
+session = Session({model!r}, backend="numba", threads=2)
+y = session(np.ones((2, 2), np.float32))
+assert y.tolist() == {expected}
+loaded = "llvmlite.binding" in sys.modules
+assert loaded is not warm or not {images}, "LLVM"
 """
+IMAGES = sys.platform == "linux" and platform.machine() == "x86_64"
 
 
-def test_a_second_process_does_not_compile(folder):
+def test_a_second_process_does_not_compile(folder, tmp_path_factory):
+    """Nor does it load LLVM, where machine code is kept as images."""
+    model = tmp_path_factory.mktemp("model") / "two_layers.nprt"
+    model.write_bytes(dumps(tiny.two_layers()))
+    feed = np.ones((2, 2), np.float32)
+    expected = Session(tiny.two_layers(), backend="numpy")(feed).tolist()
     environment = {**os.environ, "NPRT_CACHE_DIR": str(folder)}
-    for forbidden in (False, True):
-        subprocess.run(
-            [sys.executable, "-c", SCRIPT.format(forbidden=forbidden)], env=environment, check=True
-        )
-    assert len(list(folder.iterdir())) == 1
-    assert report.peak() > 0
+    kept = []
+    for warm in (False, True):
+        script = SCRIPT.format(warm=warm, model=str(model), expected=expected, images=IMAGES)
+        subprocess.run([sys.executable, "-c", script], env=environment, check=True)
+        kept.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert kept[0] == kept[1]
+    assert len(kept[0]) > 3  # the executor's three functions, and kernels

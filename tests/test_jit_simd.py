@@ -1,6 +1,7 @@
 """Each vector operation of each level equals its plain meaning, on random and extreme inputs."""
 
 import ctypes
+import platform
 
 import numpy as np
 import pytest
@@ -220,6 +221,21 @@ def test_float_arithmetic_is_not_contracted(level):
     np.testing.assert_array_equal(plain, a * b + c)
     fused = execute(level, "fused", body(True), a.nbytes, a, b, c, n=a.nbytes).view(np.float32)
     assert (fused != plain).any()
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="LLVM asks an x86 CPU itself")
+def test_features_are_those_that_llvm_finds(monkeypatch):
+    from llvmlite import binding
+
+    found = binding.get_host_cpu_features()
+    wanted = {need for level in simd.LEVELS.values() for need in level.needs} - {"dotprod"}
+    architecture, features = simd.host.__wrapped__()
+    assert architecture == "x86_64"
+    assert features & wanted == {need for need in wanted if found[need]}
+    monkeypatch.setitem(simd._FEATURES, "x86_64", frozenset)
+    architecture, features = simd.host.__wrapped__()
+    assert architecture == "x86_64"
+    assert features & wanted == {need for need in wanted if found[need]}
 
 
 def test_a_level_can_be_forced(monkeypatch):

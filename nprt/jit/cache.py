@@ -1,9 +1,11 @@
 """Machine code: compiled once, kept in files, loaded without compiling.
 
-A file holds one kernel: a SHA-256 of what follows, then the object code. Its name is a hash of all that the code
-depends on: the sources of this package, the versions of llvmlite and LLVM, the CPU, the level and the kernel's own
-key. Files are written to a temporary name and moved into place, so processes may race. A folder that cannot be read
-or written, or a file that is damaged, only means that the kernel is compiled again.
+A file holds one kernel: a SHA-256 of what follows, then an image (`image.py`), or an object file of LLVM where there is
+no image. Its name is a hash of all that the code depends on: the sources of this package, the version of llvmlite, the
+platform, the level and the kernel's own key. LLVM, a large library, is loaded only to compile or to load objects.
+
+Files are written to a temporary name and moved into place, so processes may race. A folder that cannot be read or
+written, or a file that is damaged, only means that the kernel is compiled again.
 """
 
 from __future__ import annotations
@@ -21,14 +23,14 @@ from pathlib import Path
 from typing import Any
 
 import llvmlite
-from llvmlite import binding
 
+from nprt.errors import BackendUnavailableError
+from nprt.jit import image
 from nprt.jit.simd import Level, host
 
 log = logging.getLogger("nprt")
 _lock = threading.RLock()
 _addresses: dict[str, int] = {}
-_engine: Any = None
 
 
 def address(level: Level, key: str, build: Callable[[str], Any]) -> int:
@@ -45,6 +47,7 @@ def address(level: Level, key: str, build: Callable[[str], Any]) -> int:
             if code is None:
                 log.debug("compiling kernel %s for %s", key, level.name)
                 code = compile(level, str(build(name)))
+                code = image.link(code, name) or code
                 write(name, code)
             _addresses[name] = _load(name, code)
         return _addresses[name]
@@ -55,84 +58,84 @@ def loaded() -> int:
     return len(_addresses)
 
 
-@cache
-def _target_text(level: Level) -> str:
-    """What a level compiles for."""
-    cpu = host()[1] if level.cpu == "host" else level.cpu
-    return "\n".join((level.name, cpu, _features(level)))
-
-
 def kernel_name(level: Level, key: str) -> str:
-    text = "\n".join((_fingerprint(), _target_text(level), key))
+    text = "\n".join((_fingerprint(), level.name, key))
     return "nprt_" + hashlib.sha256(text.encode()).hexdigest()[:40]
 
 
 @cache
 def _fingerprint() -> str:
-    """A hash of the sources that make kernels, and the versions of the compiler."""
+    """A hash of the sources that make kernels, the version of the compiler, and what it compiles for."""
     digest = hashlib.sha256()
     here = Path(__file__).parent
-    for folder in (here, here.parent / "rounding"):
-        for path in sorted(folder.rglob("*.py")):
+    for folder in (here, here / "kernels", here.parent / "rounding"):
+        for path in sorted(folder.glob("*.py")):
             digest.update(path.name.encode() + path.read_bytes())
-    version = ".".join(map(str, binding.llvm_version_info))
-    return f"{digest.hexdigest()} {llvmlite.__version__} {version} {sys.platform}"
+    return f"{digest.hexdigest()} {llvmlite.__version__} {sys.platform} {host()[0]}"
 
 
 @cache
-def _features(level: Level) -> str:
-    if level.cpu == "host":
-        return str(binding.get_host_cpu_features().flatten())
-    return level.features
+def _llvm() -> tuple[Any, Any]:
+    """llvmlite's binding, which loads LLVM, and the target."""
+    from llvmlite import binding
 
-
-@cache
-def _target() -> Any:
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
-    return binding.Target.from_triple(binding.get_process_triple())
+    return binding, binding.Target.from_triple(binding.get_process_triple())
 
 
 def _machine(level: Level) -> Any:
-    cpu = host()[1] if level.cpu == "host" else level.cpu
-    return _target().create_target_machine(
-        cpu=cpu, features=_features(level), opt=3, codemodel="jitdefault", jit=True
+    _, target = _llvm()
+    return target.create_target_machine(
+        cpu=level.cpu, features=level.features, opt=3, reloc="pic", codemodel="small", jit=True
     )
 
 
-def compile(level: Level, text: str) -> bytes:
-    """LLVM IR to object code."""
-    machine = _machine(level)
+def _parse(machine: Any, text: str) -> Any:
+    binding, _ = _llvm()
     module = binding.parse_assembly(text)
     module.triple = binding.get_process_triple()
     module.data_layout = str(machine.target_data)
     module.verify()
-    code: bytes = machine.emit_object(module)
+    return module
+
+
+def compile(level: Level, text: str) -> bytes:
+    """LLVM IR to an object file."""
+    machine = _machine(level)
+    code: bytes = machine.emit_object(_parse(machine, text))
     return code
 
 
 def assembly(level: Level, text: str) -> str:
     """LLVM IR to assembly, for people."""
     machine = _machine(level)
-    module = binding.parse_assembly(text)
-    module.triple = binding.get_process_triple()
-    module.data_layout = str(machine.target_data)
-    listing: str = machine.emit_assembly(module)
+    listing: str = machine.emit_assembly(_parse(machine, text))
     return listing
 
 
 def _load(name: str, code: bytes) -> int:
-    global _engine
-    if _engine is None:
-        _target()
-        empty = binding.parse_assembly("")
-        empty.triple = binding.get_process_triple()
-        machine = _target().create_target_machine(jit=True)
-        _engine = binding.create_mcjit_compiler(empty, machine)
-    _engine.add_object_file(binding.ObjectFileRef.from_data(code))
-    _engine.finalize_object()
-    found: int = _engine.get_function_address(name)
+    if not code.startswith(image.MAGIC):
+        try:
+            return image.load(code)
+        except OSError as error:
+            raise BackendUnavailableError(
+                f"the system does not let this process make code ({error}); use backend='numpy'"
+            ) from error
+    engine, binding = _engine(), _llvm()[0]
+    engine.add_object_file(binding.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    found: int = engine.get_function_address(name)
     return found
+
+
+@cache
+def _engine() -> Any:
+    """LLVM's loader."""
+    binding, target = _llvm()
+    empty = binding.parse_assembly("")
+    empty.triple = binding.get_process_triple()
+    return binding.create_mcjit_compiler(empty, target.create_target_machine(jit=True))
 
 
 # --- files --------------------------------------------------------------------------------------------

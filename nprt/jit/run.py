@@ -20,12 +20,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from llvmlite import binding, ir
+from llvmlite import ir
 
 from nprt.ir import Array
 from nprt.jit import cache
 from nprt.jit.emit import I32, I64
-from nprt.jit.simd import Level
+from nprt.jit.simd import Level, host
 
 # start: the number of the first chunk. need: how many chunks must be done before one of these begins.
 ENTRY = np.dtype([(name, "i8") for name in ("kernel", "args", "chunks", "start", "need")])
@@ -73,7 +73,7 @@ class _Function:
         self.b.call(self.b.inttoptr(address, ir.PointerType(kind)), operands)
 
     def pause(self) -> None:
-        if binding.get_process_triple().startswith("x86_64"):
+        if host()[0] == "x86_64":
             name = "llvm.x86.sse2.pause"
             kind = ir.FunctionType(ir.VoidType(), [])
             self.b.call(self.module.globals.get(name) or ir.Function(self.module, kind, name), [])

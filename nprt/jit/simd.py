@@ -7,18 +7,23 @@ one line in LEVELS.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from llvmlite import binding
 
 from nprt.errors import BackendUnavailableError
 from nprt.jit.emit import F32, I8, I16, I32, I64, Kernel, Value, mangle, vector
 
 Array = Any
+
+# Linux tells a process so which instructions an AArch64 CPU has.
+AT_HWCAP, HWCAP_ASIMDDP = 16, 1 << 20
 
 
 class Rescale(NamedTuple):
@@ -86,8 +91,11 @@ class Level:
     # `dot4` sees x - shift, as signed bytes, where there is no product of unsigned and signed bytes.
     shift: ClassVar[int] = 0
     architectures: ClassVar[tuple[str, ...]] = ()  # none: all
-    needs: ClassVar[tuple[str, ...]] = ()  # CPU features by LLVM's names
-    cpu: ClassVar[str] = ""  # LLVM's name of the CPU to compile for; "host" for this one
+    needs: ClassVar[
+        tuple[str, ...]
+    ] = ()  # CPU features by LLVM's names: all that its code for `cpu` may use
+    # What LLVM compiles for, never the CPU at hand: code from the cache runs on every CPU that has the level.
+    cpu: ClassVar[str] = ""
     features: ClassVar[str] = ""
 
     @property
@@ -200,7 +208,7 @@ class Avx2(Level):
     tiles: ClassVar = {1: 6, 2: 4, 4: 1}
     dots_per_cycle = 0.5
     architectures = ("x86_64",)
-    needs: ClassVar[tuple[str, ...]] = ("avx2", "fma")
+    needs: ClassVar[tuple[str, ...]] = ("avx2", "bmi", "bmi2", "fma", "lzcnt", "movbe")
     cpu = "haswell"
 
     def dot4(self, k: Kernel, acc: Value, x: Value, w: Value) -> Value:
@@ -243,7 +251,7 @@ class AvxVnni(Avx2):
     name = "avxvnni"
     tiles: ClassVar = {1: 8, 2: 6, 3: 4, 4: 1}
     dots_per_cycle = 2
-    needs = ("avx2", "fma", "avxvnni")
+    needs = (*Avx2.needs, "avxvnni", "gfni")
     cpu = "alderlake"
 
     def dot4(self, k: Kernel, acc: Value, x: Value, w: Value) -> Value:
@@ -257,9 +265,12 @@ class Avx512Vnni(Avx2):
     lanes = 16
     tiles: ClassVar = {1: 8, 2: 8, 3: 8, 4: 6, 8: 1}
     dots_per_cycle = 2
-    pixels = 5
-    needs = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni")
-    cpu = "host"
+    pixels = 3
+    needs = (
+        *Avx2.needs,
+        *("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512vnni"),
+    )
+    cpu = "cascadelake"
     _pack = "avx512."
     _suffix = ".512"
 
@@ -271,17 +282,6 @@ class Avx512Vnni(Avx2):
         every, current = k.const(I16, -1), k.const(I32, 4)
         return k.call(name, self.i32, v.minimum(2.0**30), k.const(self.i32, 0), every, current)
 
-    def lookup(self, k: Kernel, table: Value, x: Value) -> Value | None:
-        if not host()[2].get("avx512vbmi"):
-            return None
-        quarters = [k.load(table, self.i8, 64 * i) for i in range(4)]
-        name = (
-            "llvm.x86.avx512.vpermi2var.qi.512"  # the lower seven bits of x choose from two vectors
-        )
-        lower = k.call(name, self.i8, quarters[0], x, quarters[1])
-        upper = k.call(name, self.i8, quarters[2], x, quarters[3])
-        return k.select(x.less_signed(0), upper, lower)
-
     def store_first(self, k: Kernel, value: Value, address: Value, count: Value) -> None:
         size = value.type.count
         ones = k.const(I64, -1).shift_right_unsigned(64 - count)
@@ -291,6 +291,26 @@ class Avx512Vnni(Avx2):
         bits = mask.bits(vector(_int(1), size))
         name = f"llvm.masked.store.{mangle(value.type)}.p0"
         k.call(name, _VOID, value, k.pointer(address), k.const(I32, 1), bits)
+
+
+class Avx512Vbmi(Avx512Vnni):
+    """512 bits with `vpdpbusd`, and `vpermi2b` for tables of bytes."""
+
+    name = "avx512vbmi"
+    needs = (
+        *Avx512Vnni.needs,
+        *("avx512bitalg", "avx512ifma", "avx512vbmi", "avx512vbmi2", "avx512vpopcntdq", "gfni"),
+    )
+    cpu = "icelake-server"
+
+    def lookup(self, k: Kernel, table: Value, x: Value) -> Value | None:
+        quarters = [k.load(table, self.i8, 64 * i) for i in range(4)]
+        name = (
+            "llvm.x86.avx512.vpermi2var.qi.512"  # the lower seven bits of x choose from two vectors
+        )
+        lower = k.call(name, self.i8, quarters[0], x, quarters[1])
+        upper = k.call(name, self.i8, quarters[2], x, quarters[3])
+        return k.select(x.less_signed(0), upper, lower)
 
 
 class NeonDot(Level):
@@ -328,25 +348,53 @@ _VOID = _void()
 
 # The best first.
 LEVELS: dict[str, Level] = {
-    level.name: level for level in (Avx512Vnni(), AvxVnni(), NeonDot(), Avx2(), Level())
+    level.name: level
+    for level in (Avx512Vbmi(), Avx512Vnni(), AvxVnni(), NeonDot(), Avx2(), Level())
 }
 
 
 @cache
-def host() -> tuple[str, str, dict[str, bool]]:
-    """The architecture, LLVM's name of the CPU, and its features."""
-    architecture = binding.get_process_triple().split("-")[0]
-    return architecture, binding.get_host_cpu_name(), dict(binding.get_host_cpu_features())
+def host() -> tuple[str, frozenset[str]]:
+    """The architecture and the CPU's features, by LLVM's names. On Linux, LLVM need not be loaded to know them."""
+    if sys.platform == "linux" and sys.maxsize > 2**32:
+        architecture = os.uname().machine
+        features = _FEATURES.get(architecture, frozenset)()
+        if features:
+            return architecture, features
+    from llvmlite import binding
+
+    found = binding.get_host_cpu_features()
+    return binding.get_process_triple().split("-")[0], frozenset(f for f in found if found[f])
+
+
+def _x86_features() -> frozenset[str]:
+    """What the system says that processes may use; empty where it does not say."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="ascii") as lines:
+        for line in lines:
+            if line.startswith("flags"):
+                flags = line.replace("_", "").split()
+                return frozenset(_LLVM_NAMES.get(flag, flag) for flag in flags)
+    return frozenset()
+
+
+def _aarch64_features() -> frozenset[str]:
+    """LLVM would read /proc/cpuinfo, which shows another machine under emulation."""
+    capabilities = ctypes.CDLL(None).getauxval(AT_HWCAP)
+    return frozenset({"neon", "dotprod"} if capabilities & HWCAP_ASIMDDP else {"neon"})
+
+
+_FEATURES = {"x86_64": _x86_features, "aarch64": _aarch64_features}
+_LLVM_NAMES = {"bmi1": "bmi", "abm": "lzcnt"}  # where they differ by more than underscores
 
 
 def available() -> list[Level]:
     """The levels that this machine can run, the best first."""
-    architecture, _, features = host()
+    architecture, features = host()
     return [
         level
         for level in LEVELS.values()
         if (not level.architectures or architecture in level.architectures)
-        and all(features.get(need) for need in level.needs)
+        and features.issuperset(level.needs)
     ]
 
 
