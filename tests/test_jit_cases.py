@@ -135,6 +135,7 @@ BY_REFERENCE = {
         is_float(c) or c.op.numerics == "torch-nhwc" or len(c.types["x"].shape) - 1 in c.op.axes
     ),
     "resize": lambda c: c.op.mode == "linear" and len(c.types["x"].shape) == 5,
+    "softmax": lambda c: is_float(c) or c.op.numerics == "torch",
     "sub": lambda c: c.types["y"].dtype == "int64",
 }
 

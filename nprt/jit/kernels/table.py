@@ -10,13 +10,14 @@ from nprt.jit.kernels import (
     depthwise,
     dequantize,
     elementwise,
-    gemm,
     lookup,
     max_pool,
     movement,
+    products,
     quantize,
     quantize_planes,
     resize,
+    softmax,
 )
 
 
@@ -34,12 +35,12 @@ KERNELS: dict[str, Callable[[Any, Any], bool]] = {
     "add": elementwise.lower,
     "average_pool": average.lower_average_pool,
     "concat": movement.lower_concat,
-    "conv": gemm.lower,
+    "conv": products.lower,
     "depthwise_conv": depthwise.lower,
     "dequantize": dequantize.lower,
     "div": elementwise.lower,
     "global_average_pool": average.lower_mean,
-    "linear": gemm.lower,
+    "linear": products.lower,
     "lookup": lookup.lower,
     "max_pool": max_pool.lower,
     "maximum": elementwise.lower,
@@ -52,6 +53,7 @@ KERNELS: dict[str, Callable[[Any, Any], bool]] = {
     "reshape": movement.lower_reshape,
     "resize": resize.lower,
     "slice": movement.lower_slice,
+    "softmax": softmax.lower,
     "sub": elementwise.lower,
     "transpose": movement.lower_transpose,
 }
@@ -82,6 +84,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "reshape": (),
     "resize": ("mode", "coordinates", "nearest", "scales", "numerics"),
     "slice": ("starts", "stops", "steps"),
+    "softmax": ("axis", "numerics", "log"),
     "sub": ("clamp", "numerics"),
     "transpose": ("perm",),
 }
