@@ -257,6 +257,22 @@ class Kernel:
         """`a * b + c`, rounded once."""
         return self.call(f"llvm.fma.{mangle(a.type)}", a.type, a, b, c)
 
+    def in_order(self, values: Sequence[Value], register: str) -> list[Value]:
+        """The same values, through no instruction at all that the compiler does not look into.
+
+        What makes them stays before it and what uses them after: the compiler would put the products first and the rest
+        behind them, which leaves most units of the CPU idle for as long as either lasts. `register` is the letter of
+        vector registers in assembly constraints.
+        """
+        kind = ir.FunctionType(
+            ir.LiteralStructType([v.type for v in values]), [v.type for v in values]
+        )
+        outputs = [f"={register if isinstance(v.type, ir.VectorType) else 'r'}" for v in values]
+        inputs = map(str, range(len(values)))
+        nothing = ir.InlineAsm(kind, "", ",".join((*outputs, *inputs)), side_effect=False)
+        through = self.b.call(nothing, [v.ir for v in values])
+        return [Value(self, self.b.extract_value(through, i)) for i in range(len(values))]
+
     def prefetch(self, address: Value, *, write: bool = False) -> None:
         """Ask for a cache line that is needed soon."""
         flags = [self.const(I32, n) for n in (int(write), 3, 1)]

@@ -86,6 +86,9 @@ class Level:
     lanes: ClassVar[int] = 4
     # Of a GEMM tile: for each number of vectors side by side the most rows, so that accumulators stay in registers.
     tiles: ClassVar[Mapping[int, int]] = {1: 4, 2: 2}
+    # The same for tiles that overlap: two of them must find room in the registers. How assembly calls these.
+    overlapping_tiles: ClassVar[Mapping[int, int]] = {}
+    register: ClassVar[str] = ""
     dots_per_cycle: ClassVar[float] = 0.25
     pixels: ClassVar[int] = 1  # that a depthwise convolution does together, at most
     # `dot4` sees x - shift, as signed bytes, where there is no product of unsigned and signed bytes.
@@ -180,6 +183,29 @@ class Level:
         v = v.maximum(-(2.0**21)).minimum(2.0**21)
         return (v + 1.5 * 2.0**23 - 1.5 * 2.0**23).to_int(I32)
 
+    def rescale_tall(
+        self,
+        k: Kernel,
+        acc: Value,
+        multiplier: tuple[Value, Value],
+        rounding: tuple[Value, Value],
+        rest: Value,
+    ) -> Value:
+        """`Plain.rescale` for shifts of at least 32, the result within +-2**30.
+
+        The floor of the whole is the floor of its upper half's: `(a >> 32) >> rest`.
+
+        Args:
+            multiplier, rounding: int64, of the even lanes and of the odd ones.
+            rest: int32, shift - 32 of each lane.
+        """
+        wide = vector(I64, self.lanes // 2)
+        both = acc.bits(wide)
+        even = (((both << 32) >> 32) * ((multiplier[0] << 32) >> 32)) + rounding[0]
+        odd = ((both >> 32) * ((multiplier[1] << 32) >> 32)) + rounding[1]
+        upper = [i + 1 if i % 2 == 0 else i + self.lanes for i in range(self.lanes)]
+        return k.shuffle(even.bits(self.i32), odd.bits(self.i32), upper) >> rest
+
     def rescale(self, k: Kernel, acc: Value, by: Rescale, *, tall: bool) -> Value:
         """`Plain.rescale`, on even and odd lanes by themselves.
 
@@ -264,6 +290,8 @@ class Avx512Vnni(Avx2):
     name = "avx512vnni"
     lanes = 16
     tiles: ClassVar = {1: 8, 2: 8, 3: 8, 4: 6, 8: 1}
+    overlapping_tiles: ClassVar = {2: 6, 3: 4, 4: 3}
+    register = "v"
     dots_per_cycle = 2
     pixels = 3
     needs = (

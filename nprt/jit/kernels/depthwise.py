@@ -21,7 +21,6 @@ import numpy as np
 
 from nprt.jit.emit import I8, I32, I64, Kernel, Value
 from nprt.jit.kernels import stage as stages
-from nprt.jit.kernels.gemm import byte_zero_point
 from nprt.jit.simd import Level
 
 RECORD = np.dtype(
@@ -181,7 +180,7 @@ def lower(p: Any, op: Any) -> bool:
     signed = (weights ^ 0x80).view(np.int8) if shift else weights
     signed = signed.reshape(-1, channels)
     level: Level = p.level
-    start = -(byte_zero_point(x) - level.shift) * signed.sum(axis=0, dtype=np.int64)
+    start = -(p.zero_byte(op.inputs[0]) - level.shift) * signed.sum(axis=0, dtype=np.int64)
     stage = stages.stage_of(op, x, w, y, start, bias)
     if stage is None:
         return False

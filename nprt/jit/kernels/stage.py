@@ -56,11 +56,9 @@ class Stage:
             order: (vectors, lanes) channel numbers, -1 where there is no channel.
         """
         blocks = []
-        for name, array in self.fields.items():
+        for array in self.fields.values():
             values = np.where(order >= 0, array[np.maximum(order, 0)], array.dtype.type(0))
             if array.dtype == np.int64:
-                if name == "shift" and self.kind == "integer_tall":
-                    values = np.where(np.arange(lanes) % 2, np.maximum(values - 32, 0), values)
                 values = np.concatenate([values[:, 0::2], values[:, 1::2]], axis=1)
             blocks.append(np.ascontiguousarray(values).view(np.uint8))
         return np.ascontiguousarray(np.concatenate(blocks, axis=1))
@@ -97,12 +95,13 @@ def load_parameters(
 # --- formulas: sums and parameters to rounded codes, offset not yet added -----------------------------
 
 
-def _integer(tall: bool) -> Callable[..., Value]:
-    def formula(k: Kernel, level: Level, acc: Value, p: Parameters) -> Value:
-        by = Rescale(p["multiplier"], p["rounding"], p["shift"])
-        return level.rescale(k, acc, by, tall=tall)  # eq. (7)
+def _integer(k: Kernel, level: Level, acc: Value, p: Parameters) -> Value:
+    by = Rescale(p["multiplier"], p["rounding"], p["shift"])
+    return level.rescale(k, acc, by, tall=False)  # eq. (7)
 
-    return formula
+
+def _integer_tall(k: Kernel, level: Level, acc: Value, p: Parameters) -> Value:
+    return level.rescale_tall(k, acc, p["multiplier"], p["rounding"], p["rest"])  # eq. (7)
 
 
 def _multiply(k: Kernel, level: Level, acc: Value, p: Parameters) -> Value:
@@ -133,8 +132,8 @@ def _pt2e(k: Kernel, level: Level, acc: Value, p: Parameters) -> Value:
 
 
 FORMULAS: dict[str, Callable[..., Value]] = {
-    "integer": _integer(tall=False),
-    "integer_tall": _integer(tall=True),
+    "integer": _integer,
+    "integer_tall": _integer_tall,
     "multiply": _multiply,
     "fbgemm": _fbgemm,
     "fbgemm_tensor": _fbgemm_tensor,
@@ -229,12 +228,14 @@ def integer_fields(multiplier: Array, shift: Array, offset: int) -> tuple[str, d
     `integer_tall` is for shifts in [32, 54], which nearly all are: the offset is part of the rounding there. It is at
     most 255, so it stays below 2**62, as does the product.
     """
-    rounding_ = np.int64(1) << (shift - 1)
-    kind = "integer"
-    if shift.min() >= 32 and shift.max() <= 54:
-        kind = "integer_tall"
-        rounding_ = rounding_ + (np.int64(offset) << shift)
-    return kind, {"multiplier": multiplier, "rounding": rounding_, "shift": shift}
+    half = np.int64(1) << (shift - 1)
+    if shift.min() < 32 or shift.max() > 54:
+        return "integer", {"multiplier": multiplier, "rounding": half, "shift": shift}
+    return "integer_tall", {
+        "multiplier": multiplier,
+        "rounding": half + (np.int64(offset) << shift),
+        "rest": (shift - 32).astype(np.int32),
+    }
 
 
 def wrapped(numbers: Array) -> Array:
