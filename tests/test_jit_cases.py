@@ -121,7 +121,7 @@ BY_REFERENCE = {
         or math.prod(c.types["w"].shape[:-1]) > 128
     ),
     "dequantize": lambda c: c.types["x"].quant.axis is not None or c.types["x"].dtype == "int16",
-    "div": is_wide,
+    "div": lambda c: c.types["y"].dtype in ("int32", "int64"),
     "global_average_pool": is_float,
     "linear": lambda c: is_general_product(c) or c.op.numerics == "onednn-general",
     "lookup": lambda c: "table" not in c.constants,
@@ -130,7 +130,6 @@ BY_REFERENCE = {
     "minimum": is_wide,
     "mul": lambda c: c.types["y"].dtype == "int64",
     "pad": lambda c: c.op.mode != "constant" or is_wide(c),
-    "prelu": is_float,
     "reduce_mean": lambda c: (
         is_float(c) or c.op.numerics == "torch-nhwc" or len(c.types["x"].shape) - 1 in c.op.axes
     ),

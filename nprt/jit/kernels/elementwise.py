@@ -1,7 +1,7 @@
 """Ops on two values that broadcast: by a formula on vectors, else by a table of all pairs of bytes.
 
 Same result as `ops.add`, `ops.sub`, `ops.mul`, `ops.div`, `ops.prelu`, `ops.maximum` and `ops.minimum` on 8-bit
-values, and as the first three on float32 and int32.
+values, as the first five on float32, and as the first three on int32.
 """
 
 from __future__ import annotations
@@ -21,16 +21,20 @@ PLAIN: dict[str, Callable[[Value, Value], Value]] = {
     "add": lambda a, b: a + b,
     "sub": lambda a, b: a - b,
     "mul": lambda a, b: a * b,
+    "div": lambda a, b: a / b,
+    "prelu": lambda x, slope: x.k.select(x < 0.0, x * slope, x),
     "maximum": lambda a, b: a.maximum_unsigned(b),
     "minimum": lambda a, b: a.minimum_unsigned(b),
 }
 # Of which elements, and what `rows` calls these. Bytes are in the order of their codes.
-NUMBERS, BYTES = {"float32": "float", "int32": "int"}, {"int8": "raw", "uint8": "raw"}
-ITEMS = {"add": NUMBERS, "sub": NUMBERS, "mul": NUMBERS, "maximum": BYTES, "minimum": BYTES}
+FLOATS, BYTES = {"float32": "float"}, {"int8": "raw", "uint8": "raw"}
+NUMBERS = {**FLOATS, "int32": "int"}
+ITEMS = {"add": NUMBERS, "sub": NUMBERS, "mul": NUMBERS, "div": FLOATS, "prelu": FLOATS}
+ITEMS |= {"maximum": BYTES, "minimum": BYTES}
 
 
 def emit_plain(name: str, level: Level, op: str, item: str) -> Any:
-    """One operation on each pair of elements."""
+    """A few operations on each pair of elements, without numerics."""
     k = Kernel(name, PLAIN_RECORD)
 
     def body(k: Kernel, loaded: list[list[Value]]) -> list[Value]:

@@ -1,4 +1,4 @@
-"""reshape, transpose, concat, slice, pad. Same result as the ops so named: copies of strided parts, or nothing."""
+"""reshape, transpose, expand, concat, slice, pad. Same result as the ops so named: copies of strided parts, or none."""
 
 from __future__ import annotations
 
@@ -24,6 +24,17 @@ def lower_transpose(p: Any, op: Any) -> bool:
     steps = tuple(x.steps[axis] for axis in op.perm)
     return copy.add_step(
         p, op, x, out, out.shape, steps, out.steps, x.item, x.start, out.start, "transpose"
+    )
+
+
+def lower_expand(p: Any, op: Any) -> bool:
+    x = p.any_layout(op.inputs[0])
+    out = p.write(op.outputs[0], halo=True)
+    missing = len(out.shape) - len(x.shape)
+    own = zip(x.shape, x.steps, out.shape[missing:], strict=True)
+    steps = (0,) * missing + tuple(0 if size < wanted else step for size, step, wanted in own)
+    return copy.add_step(
+        p, op, x, out, out.shape, steps, out.steps, x.item, x.start, out.start, "expand"
     )
 
 
