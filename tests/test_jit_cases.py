@@ -130,9 +130,7 @@ BY_REFERENCE = {
     "minimum": is_wide,
     "mul": lambda c: c.types["y"].dtype == "int64",
     "pad": lambda c: c.op.mode != "constant" or is_wide(c),
-    "reduce_mean": lambda c: (
-        is_float(c) or c.op.numerics == "torch-nhwc" or len(c.types["x"].shape) - 1 in c.op.axes
-    ),
+    "reduce_mean": lambda c: is_float(c) or c.op.numerics == "torch-nhwc",
     "resize": lambda c: c.op.mode == "linear" and len(c.types["x"].shape) == 5,
     "softmax": lambda c: is_float(c) or c.op.numerics == "torch",
     "sub": lambda c: c.types["y"].dtype == "int64",

@@ -1,5 +1,5 @@
 """Means of windows. Same result as `ops.average_pool`, `ops.adaptive_average_pool`, `ops.global_average_pool` and
-`ops.reduce_mean` on codes.
+`ops.reduce_mean` on codes, but for means over the last axis.
 
 Windows are cut to the image, so no padding is read: a window with fewer taps is of another class, see `average_stage`.
 """
@@ -17,7 +17,16 @@ import numpy as np
 from nprt.ir import Array, TensorType
 from nprt.jit.emit import I8, I16, I32, I64, Kernel, Value, vector
 from nprt.jit.kernels import average_stage, rows
-from nprt.jit.kernels.average_stage import FIELDS, FORMULAS, SCALARS, Stage, Sums, Terms
+from nprt.jit.kernels.average_stage import (
+    FIELDS,
+    FORMULAS,
+    SCALARS,
+    Stage,
+    Sums,
+    Terms,
+    offsets,
+    positions,
+)
 from nprt.jit.kernels.stage import to_bytes
 from nprt.jit.simd import Level
 from nprt.ops.adaptive_average_pool import adaptive_windows
@@ -151,17 +160,9 @@ def slide(buffer: Any, axes: Sequence[Axis], divisor: Array) -> Windows:
     return Windows(
         buffer.offsets([np.arange(buffer.shape[0]), *starts]),
         np.tile(klass.reshape(-1), buffer.shape[0]),
-        [_offsets([np.arange(n) for n in counts], steps) for counts in sums.lengths],
+        [offsets([np.arange(n) for n in counts], steps) for counts in sums.lengths],
         sums,
     )
-
-
-def _offsets(positions: Sequence[Array], steps: Sequence[int]) -> Array:
-    """Bytes to all combinations of positions along axes, the last axis varying fastest."""
-    total = np.zeros((), np.int64)
-    for position, step in zip(positions, steps, strict=True):
-        total = np.add.outer(total, position * step)
-    return total.reshape(-1)
 
 
 def pool_axes(op: Any, x: TensorType, y: TensorType) -> list[Axis]:
@@ -219,12 +220,8 @@ def lower_mean(p: Any, op: Any) -> bool:
     if not x.is_codes or rank - 1 in axes:
         return False
     source = p.read(op.inputs[0])
-
-    def positions(some: Sequence[int]) -> Array:
-        return _offsets([np.arange(x.shape[i]) for i in some], [source.steps[i] for i in some])
-
-    taps = positions(axes)
-    first = positions([axis for axis in range(max(axes)) if axis not in axes])
+    taps = positions(source, axes)
+    first = positions(source, [axis for axis in range(max(axes)) if axis not in axes])
     sums = Sums(np.array([[len(taps)]]), np.array([len(taps)]))
     windows = Windows(first, np.zeros(len(first), np.int64), [taps], sums)
     return _add_step(p, op, source, windows, average_stage.of_mean(op.numerics, x, y, sums))
@@ -247,8 +244,6 @@ def _add_step(p: Any, op: Any, source: Any, windows: Windows, stage: Stage | Non
         classes[name] = numbers
     sizes = np.array([len(taps) for taps in windows.taps])
     classes["taps"], classes["tap"] = sizes, (np.cumsum(sizes) - sizes) * 8
-    low, high = getattr(op, "clamp", None) or y.code_range
-    shift = 128 if y.dtype == "int8" else 0
     narrow = stage.kind != "floats" and bool(sizes.max() <= NARROW)
     level = p.level
     p.step(
@@ -265,8 +260,7 @@ def _add_step(p: Any, op: Any, source: Any, windows: Windows, stage: Stage | Non
             "classes": classes,
             "tap": np.concatenate(windows.taps).astype(np.int64),
             **stage.scalars,
-            "low": low + shift,
-            "high": high + shift,
+            **average_stage.ends(op, y),
         },
         reads=[source],
         writes=[target],

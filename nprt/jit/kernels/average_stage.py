@@ -6,9 +6,9 @@ codes of int8 plus 128.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -214,6 +214,25 @@ def of_mean(numerics: str, x: TensorType, y: TensorType, sums: Sums) -> Stage | 
     wide = {name: number.astype(np.float64).view(np.int64) for name, number in numbers.items()}
     scalars = {"y_scale": float_bits(np.float32(1) / ys), "zero_point": int(y.zero_point)}
     return Stage("real", {"start": start, **wide}, {**scalars, "offset": _shift(y)})
+
+
+def ends(op: Any, y: TensorType) -> dict[str, int]:
+    """The clamp as bytes."""
+    low, high = getattr(op, "clamp", None) or y.code_range
+    return {"low": low + _shift(y), "high": high + _shift(y)}
+
+
+def positions(buffer: Any, axes: Sequence[int]) -> Array:
+    """Bytes to all positions along some axes of a dense buffer, int64, the last axis varying fastest."""
+    return offsets([np.arange(buffer.shape[i]) for i in axes], [buffer.steps[i] for i in axes])
+
+
+def offsets(indices: Sequence[Array], steps: Sequence[int]) -> Array:
+    """Bytes to all combinations of indices along axes, int64, the last axis varying fastest."""
+    total = np.zeros((), np.int64)
+    for index, step in zip(indices, steps, strict=True):
+        total = np.add.outer(total, index * step)
+    return total.reshape(-1)
 
 
 def _away_from_zero(x: TensorType, sums: Sums) -> Stage | None:

@@ -17,6 +17,7 @@ from nprt.jit.kernels import (
     quantize,
     quantize_planes,
     resize,
+    row_mean,
     softmax,
 )
 
@@ -27,6 +28,11 @@ def _quantize(p: Any, op: Any) -> bool:
     if reader is not None and reader.name == "transpose" and quantize_planes.lower(p, op, reader):
         return True
     return quantize.lower(p, op)
+
+
+def _reduce_mean(p: Any, op: Any) -> bool:
+    last = len(p.shape(op.inputs[0])) - 1
+    return row_mean.lower(p, op) if last in op.axes else average.lower_mean(p, op)
 
 
 # Adds the steps of an op to a plan, or returns False where the kernel does not do it.
@@ -50,7 +56,7 @@ KERNELS: dict[str, Callable[[Any, Any], bool]] = {
     "pad": movement.lower_pad,
     "prelu": elementwise.lower,
     "quantize": _quantize,
-    "reduce_mean": average.lower_mean,
+    "reduce_mean": _reduce_mean,
     "reshape": movement.lower_reshape,
     "resize": resize.lower,
     "slice": movement.lower_slice,
