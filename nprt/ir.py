@@ -37,6 +37,11 @@ DTYPES: dict[str, np.dtype[Any]] = {
     name: np.dtype(name) for name in ("int8", "uint8", "int16", "int32", "int64", "float32", "bool")
 }
 CODE_DTYPES = ("int8", "uint8")
+CODE_RANGES = {
+    name: (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max))
+    for name, dtype in DTYPES.items()
+    if dtype.kind in "iu"
+}
 
 # A value this large is a damaged file, not a model. Within these limits offsets and sizes in bytes fit in 64 bits, and
 # every version of NumPy can make the array.
@@ -175,8 +180,7 @@ class TensorType:
     @property
     def code_range(self) -> tuple[int, int]:
         """The least and the greatest integer of the dtype."""
-        info = np.iinfo(self.numpy)
-        return int(info.min), int(info.max)
+        return CODE_RANGES[self.dtype]
 
     @property
     def scale(self) -> Array:
@@ -201,7 +205,7 @@ class TensorType:
         return values.reshape([-1 if i == axis else 1 for i in range(self.rank)])
 
     def with_shape(self, shape: Shape) -> TensorType:
-        return self if shape == self.shape else dataclasses.replace(self, shape=shape)
+        return self if shape == self.shape else TensorType(self.dtype, shape, self.quant)
 
     def with_dtype(self, dtype: str) -> TensorType:
         """The same shape in another dtype, not quantized."""

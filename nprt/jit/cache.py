@@ -15,7 +15,6 @@ import hashlib
 import logging
 import os
 import sys
-import tempfile
 import threading
 from collections.abc import Callable
 from functools import cache
@@ -166,6 +165,8 @@ def read(name: str) -> bytes | None:
 
 def write(name: str, code: bytes) -> None:
     """Keep a kernel's object code, if that can be done."""
+    import tempfile
+
     temporary = ""
     try:
         place = folder()
