@@ -98,9 +98,11 @@ def is_float(case):
 
 
 def is_general_product(case):
-    """float32, zero points of weights other than 0, or zero points given at run time."""
-    quant = case.types["w"].quant
-    return is_float(case) or len(case.op.inputs) > 3 or bool(quant and any(quant.zero_point))
+    """float32, weights off the middle of their dtype, or zero points given at run time."""
+    w = case.types["w"]
+    zero_points = w.quant.zero_point if w.quant else (0,)
+    middle = 128 if w.dtype == "uint8" else 0
+    return is_float(case) or len(case.op.inputs) > 3 or any(z != middle for z in zero_points)
 
 
 def is_wide(case):
@@ -114,6 +116,7 @@ BY_REFERENCE = {
     "add": lambda c: c.types["y"].dtype == "int64",
     "average_pool": is_float,
     "conv": is_general_product,
+    "conv_transpose": lambda c: is_general_product(c) or c.op.numerics == "onednn-general",
     "depthwise_conv": lambda c: (
         is_general_product(c)
         or c.types[c.op.inputs[0]].shape[-1] != c.types["y"].shape[-1]

@@ -7,6 +7,7 @@ from typing import Any
 
 from nprt.jit.kernels import (
     average,
+    conv_transpose,
     depthwise,
     dequantize,
     elementwise,
@@ -42,6 +43,7 @@ KERNELS: dict[str, Callable[[Any, Any], bool]] = {
     "average_pool": average.lower_average_pool,
     "concat": movement.lower_concat,
     "conv": products.lower,
+    "conv_transpose": conv_transpose.lower,
     "depthwise_conv": depthwise.lower,
     "dequantize": dequantize.lower,
     "div": elementwise.lower,
@@ -74,6 +76,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "average_pool": (*POOL, "include_padding", "divisor", "clamp", "numerics"),
     "concat": ("axis",),
     "conv": (*WINDOW, "groups"),
+    "conv_transpose": (*WINDOW, "output_padding", "groups"),
     "depthwise_conv": WINDOW,
     "dequantize": (),
     "div": ("clamp", "numerics"),
