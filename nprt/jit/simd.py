@@ -177,6 +177,14 @@ class Level:
         with k.range(0, count) as i:
             k.store(k.load(slot, I8, i), address, i)
 
+    def store_part(self, k: Kernel, value: Value, address: Value, count: Value) -> None:
+        """`store_first` where `count` is nearly always all."""
+        with k.when_else(count.equals(value.type.count)) as (whole, part):
+            with whole:
+                k.store(value, address)
+            with part:
+                self.store_first(k, value, address, count)
+
     # --- numbers
 
     def round_to_int(self, k: Kernel, v: Value) -> Value:
@@ -293,7 +301,7 @@ class Avx512Vnni(Avx2):
     overlapping_tiles: ClassVar = {2: 6, 3: 4, 4: 3}
     register = "v"
     dots_per_cycle = 2
-    pixels = 3
+    pixels = 8
     needs = (
         *Avx2.needs,
         *("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512vnni"),
@@ -339,6 +347,9 @@ class Avx512Vbmi(Avx512Vnni):
         lower = k.call(name, self.i8, quarters[0], x, quarters[1])
         upper = k.call(name, self.i8, quarters[2], x, quarters[3])
         return k.select(x.less_signed(0), upper, lower)
+
+    def store_part(self, k: Kernel, value: Value, address: Value, count: Value) -> None:
+        self.store_first(k, value, address, count)  # without a branch
 
 
 class NeonDot(Level):

@@ -71,90 +71,129 @@ class Tile:
         """The pixels whose window has a column there, and which column that is."""
         return [(t, j) for t, j in self.windows() if t * self.step + j * self.dilation == place]
 
+    def done_at(self, place: int) -> list[int]:
+        """The pixels whose window ends there."""
+        last = place - (self.columns - 1) * self.dilation
+        return [t for t in range(self.pixels) if t * self.step == last]
+
     @property
     def cost(self) -> float:
         """About the cycles of one unit of channels: dot products, shuffles, and the end of each pixel."""
-        return (
-            self.fours * (2 * self.pixels * self.columns + 4 * len(self.places))
-            + 24 * self.pixels
-            + 8
-        )
+        products = self.fours * (2 * self.pixels * self.columns + 4 * len(self.places))
+        return products + 10 * self.pixels + 10
 
 
 def emit(
     name: str, level: Level, tile: Tile, kind: str, layout: tuple[tuple[str, str], ...]
 ) -> Any:
-    k = Kernel(name, RECORD)
-    begin, end = k.share(k.arg("tiles"))
-    channels, unit, pixel = k.arg("channels"), level.bytes, k.arg("pixel")
-    size = stages.vector_bytes(layout, level.lanes)
-    item = 4 if kind in stages.WIDE else 1
-    zero = k.arg("offset").truncated(I32).splat(level.lanes)
-    low, high = k.arg("low").truncated(I8), k.arg("high").truncated(I8)
-    taps = [k.load(k.arg("tap"), I64, 8 * i) for i in range(tile.taps)]
-    units = (channels + (unit - 1)) // unit
-    nothing = k.const(level.i8, 0)
+    return _Depthwise(name, level, tile, kind, layout).finish()
 
-    def column(at: list[Value], four: int) -> list[Value]:
+
+class _Depthwise:
+    """The kernel under construction."""
+
+    def __init__(
+        self, name: str, level: Level, tile: Tile, kind: str, layout: tuple[tuple[str, str], ...]
+    ) -> None:
+        self.k = k = Kernel(name, RECORD)
+        self.level, self.tile, self.kind, self.layout = level, tile, kind, layout
+        self.parameter_bytes = stages.vector_bytes(layout, level.lanes)
+        self.item = 4 if kind in stages.WIDE else 1
+        self.offset = k.arg("offset").truncated(I32).splat(level.lanes)
+        self.low, self.high = k.arg("low").truncated(I8), k.arg("high").truncated(I8)
+        self.nothing = k.const(level.i8, 0)
+
+    def finish(self) -> Any:
+        k, tile, unit = self.k, self.tile, self.level.bytes
+        begin, end = k.share(k.arg("tiles"))
+        channels = k.arg("channels")
+        taps = [k.load(k.arg("tap"), I64, 8 * i) for i in range(tile.taps)]
+        with k.range(0, (channels + (unit - 1)) // unit) as number:
+            first = number * unit
+            w = k.arg("w") + number * (tile.columns * tile.fours * 4 * unit)
+            parameters = k.arg("parameters") + number * (4 * self.parameter_bytes)
+            count = (channels - first).minimum(unit) * self.item
+            with k.range(begin, end) as index:
+                x_offset, y_offset = (
+                    k.load(k.arg(n), I32, index * 4).unsigned(I64) for n in ("x_offset", "y_offset")
+                )
+                x, y = k.arg("x") + first + x_offset, k.arg("y") + first * self.item + y_offset
+                self.pixels([x + tap for tap in taps], w, parameters, y, count)
+        return k.finish()
+
+    def pixels(self, at: list[Value], w: Value, parameters: Value, y: Value, count: Value) -> None:
+        """All pixels of a tile: each column once, and the end of each pixel as soon as it may be.
+
+        Args:
+            at: the taps of the first column.
+            count: bytes of a pixel of y.
+        """
+        k, tile = self.k, self.tile
+        sums: dict[
+            int, list[Value]
+        ] = {}  # four vectors for each pixel that has begun and not ended
+        here = tile.places[0]
+        for place in tile.places:
+            ahead = k.arg("pixel") * (place - here)
+            at, here = [a + ahead for a in at], place
+            for four in range(tile.fours):
+                mixed = self.column(at, four)
+                for t, j in tile.at(place):
+                    own = sums[t] if t in sums else self.init(parameters)
+                    sums[t] = self.products(own, mixed, w, j * tile.fours + four)
+            for t in tile.done_at(place):
+                self.end(sums.pop(t), parameters, y + k.arg("channels") * (t * self.item), count)
+            w, parameters, *at = self.in_order(sums, [w, parameters, *at])
+
+    def in_order(self, sums: dict[int, list[Value]], addresses: list[Value]) -> list[Value]:
+        """The addresses anew, so that one column's weights and parameters are not kept for the next."""
+        if not self.level.register:
+            return addresses
+        flat = [v for own in sums.values() for v in own]
+        values = self.k.in_order([*addresses, *flat], self.level.register)
+        for i, t in enumerate(sums):
+            start = len(addresses) + 4 * i
+            sums[t] = values[start : start + 4]
+        return values[: len(addresses)]
+
+    def init(self, parameters: Value) -> list[Value]:
+        level = self.level
+        return [self.k.load(parameters, level.i32, i * self.parameter_bytes) for i in range(4)]
+
+    def column(self, at: list[Value], four: int) -> list[Value]:
         """The bytes of up to four taps, interleaved: four vectors."""
+        k, level = self.k, self.level
         bytes = [k.load(a, level.i8) for a in at[4 * four : 4 * four + 4]]
         if level.shift:
             bytes = [b ^ -128 for b in bytes]
-        return level.interleave4(k, *bytes, *[nothing] * (4 - len(bytes)))
+        return level.interleave4(k, *bytes, *[self.nothing] * (4 - len(bytes)))
 
-    def products(at: list[Value], w: Value, sums: list[Value]) -> list[Value]:
-        """All columns of the tile; sums are four vectors for each pixel."""
-        for number, place in enumerate(tile.places):
-            if number:
-                ahead = pixel * (place - tile.places[number - 1])
-                at = [a + ahead for a in at]
-            for four in range(tile.fours):
-                mixed = column(at, four)
-                for t, j in tile.at(place):
-                    for i in range(4):
-                        offset = ((j * tile.fours + four) * 4 + i) * unit
-                        weights = k.load(w, level.i8, offset)
-                        sums[4 * t + i] = level.dot4(k, sums[4 * t + i], mixed[i], weights)
-        return sums
+    def products(self, sums: list[Value], mixed: list[Value], w: Value, number: int) -> list[Value]:
+        k, level = self.k, self.level
+        weights = [k.load(w, level.i8, (number * 4 + i) * level.bytes) for i in range(4)]
+        return [level.dot4(k, *each) for each in zip(sums, mixed, weights, strict=True)]
 
-    def end_of(vector: Value, p: stages.Parameters) -> Value:
-        code = stages.FORMULAS[kind](k, level, vector, p)
-        return code if kind in (*stages.WIDE, *stages.WITH_OFFSET) else code + zero
-
-    def store(own: list[Value], y: Value, left: Value) -> None:
-        """The four vectors of one pixel."""
-        if item == 4:
-            plain = np.argsort(level.channel_order.reshape(-1))
-            whole = k.shuffle(k.join(own), None, plain.tolist())
-            for i in range(4):
-                part = whole.lanes(i * level.lanes, level.lanes).bits(level.i8)
-                level.store_first(k, part, y + i * unit, (left - i * unit).maximum(0).minimum(unit))
+    def end(self, sums: list[Value], parameters: Value, y: Value, count: Value) -> None:
+        """The four vectors of one pixel to memory."""
+        k, level = self.k, self.level
+        codes = []
+        for i, acc in enumerate(sums):
+            address = parameters + i * self.parameter_bytes
+            p = stages.load_parameters(k, level, self.layout, address)
+            code = stages.FORMULAS[self.kind](k, level, acc, p)
+            codes.append(
+                code if self.kind in (*stages.WIDE, *stages.WITH_OFFSET) else code + self.offset
+            )
+        if self.item == 1:
+            bytes = stages.to_bytes(k, level, codes, self.low, self.high, interleaved=True)
+            level.store_part(k, bytes, y, count)
             return
-        packed = stages.to_bytes(k, level, own, low, high, interleaved=True)
-        with k.when_else(left.equals(unit)) as (full, some):
-            with full:
-                k.store(packed, y)
-            with some:
-                level.store_first(k, packed, y, left)
-
-    with k.range(0, units) as number:
-        first = number * unit
-        w = k.arg("w") + number * (tile.columns * tile.fours * 4 * unit)
-        parameters = k.arg("parameters") + number * (4 * size)
-        left = (channels - first).minimum(unit) * item
-        with k.range(begin, end) as index:
-            x = k.arg("x") + first + k.load(k.arg("x_offset"), I32, index * 4).unsigned(I64)
-            starts = [k.load(parameters, level.i32, i * size) for i in range(4)]
-            sums = products([x + tap for tap in taps], w, starts * tile.pixels)
-            for i in range(4):
-                p = stages.load_parameters(k, level, layout, parameters + i * size)
-                for t in range(tile.pixels):
-                    sums[4 * t + i] = end_of(sums[4 * t + i], p)
-            y = k.arg("y") + first * item + k.load(k.arg("y_offset"), I32, index * 4).unsigned(I64)
-            for t in range(tile.pixels):
-                store(sums[4 * t : 4 * t + 4], y, left)
-                y = y + channels * item
-    return k.finish()
+        plain = np.argsort(level.channel_order.reshape(-1))
+        whole = k.shuffle(k.join(codes), None, plain.tolist())
+        for i in range(4):
+            part = whole.lanes(i * level.lanes, level.lanes).bits(level.i8)
+            start = i * level.bytes
+            level.store_first(k, part, y + start, (count - start).maximum(0).minimum(level.bytes))
 
 
 def joined(level: Level, channels: int, width: int) -> int:
