@@ -87,7 +87,7 @@ def _write(
         }
         options.json.write_text(json.dumps(everything, indent=1) + "\n", encoding="utf-8")
     if options.markdown:
-        options.markdown.write_text(report.markdown(found, core), encoding="utf-8")
+        options.markdown.write_text(report.markdown(found), encoding="utf-8")
     if options.picture:
         report.picture(found, core, options.picture)
 

@@ -8,15 +8,13 @@ import random
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bench.peers.models import Forms
 from bench.peers.table import OURS
-
-PAUSE = 0.02  # seconds after a turn, in which threads that wait by spinning fall asleep
+from nprt.jit.report import peak
 
 
 class Worker:
@@ -52,7 +50,6 @@ class Worker:
         self._process.stdin.write(f"{batch}\n")
         self._process.stdin.flush()
         seconds: dict[str, float] = self._answer()
-        time.sleep(PAUSE)
         return seconds
 
     def close(self) -> None:
@@ -69,7 +66,11 @@ class Worker:
 
 @dataclass(frozen=True)
 class Result:
-    """What one peer takes, in milliseconds. `ratio` is the median of its time divided by nprt's in the same round."""
+    """What one peer takes, in milliseconds: on the clock (median, least), and on all processors together.
+
+    `ratio` is the median, over all rounds, of its time divided by nprt's in the same round; `least_ratio` that of the
+    least times. `share` is the median of what it reaches of the peak of its cores, measured in the same round.
+    """
 
     model: str
     batch: int
@@ -79,8 +80,10 @@ class Result:
     least: float
     processor: float
     ratio: float
-    correlation: float
+    least_ratio: float
     gmac_per_second: float
+    share: float
+    correlation: float
 
 
 @dataclass(frozen=True)
@@ -103,47 +106,48 @@ def measure(
     able = [worker for worker in workers if worker.error is None]
     results: list[Result] = []
     for batch in batches:
-        turns = _rounds(able, batch, rounds)
-        results += [
-            _result(forms, threads, batch, worker, turns[worker.peer], turns[OURS])
-            for worker in able
-        ]
+        turns, peaks = _rounds(able, batch, rounds)
+        for worker in able:
+            macs = forms.macs * batch
+            correlation = worker.correlations[batch]
+            figures = _figures(turns[worker.peer], turns[OURS], macs, [threads * p for p in peaks])
+            results.append(
+                Result(forms.name, batch, threads, worker.peer, correlation=correlation, **figures)
+            )
     for worker in workers:
         worker.close()
     failures = [Failure(forms.name, threads, w.peer, w.error) for w in workers if w.error]
     return results, failures
 
 
+Turn = dict[str, float]
+
+
 def _rounds(
     workers: Sequence[Worker], batch: int, rounds: int
-) -> dict[str, list[dict[str, float]]]:
-    turns: dict[str, list[dict[str, float]]] = {worker.peer: [] for worker in workers}
+) -> tuple[dict[str, list[Turn]], list[float]]:
+    """The turns of each worker, and the peak of one core in each round."""
+    turns: dict[str, list[Turn]] = {worker.peer: [] for worker in workers}
+    peaks = []
     order = random.Random(0)
     for _ in range(rounds):
+        peaks.append(peak())
         for worker in order.sample(workers, len(workers)):
             turns[worker.peer].append(worker.turn(batch))
-    return turns
+    return turns, peaks
 
 
-def _result(
-    forms: Forms,
-    threads: int,
-    batch: int,
-    worker: Worker,
-    turns: Sequence[dict[str, float]],
-    ours: Sequence[dict[str, float]],
-) -> Result:
-    walls = [turn["wall"] for turn in turns]
+def _figures(
+    turns: Sequence[Turn], ours: Sequence[Turn], macs: int, peaks: Sequence[float]
+) -> dict[str, float]:
+    walls, our_walls = [turn["wall"] for turn in turns], [turn["wall"] for turn in ours]
     median = statistics.median(walls)
-    return Result(
-        forms.name,
-        batch,
-        threads,
-        worker.peer,
-        median=1e3 * median,
-        least=1e3 * min(walls),
-        processor=1e3 * statistics.median(turn["processor"] for turn in turns),
-        ratio=statistics.median(a / b["wall"] for a, b in zip(walls, ours, strict=True)),
-        correlation=worker.correlations[batch],
-        gmac_per_second=forms.macs * batch / median / 1e9,
-    )
+    return {
+        "median": 1e3 * median,
+        "least": 1e3 * min(walls),
+        "processor": 1e3 * statistics.median(turn["processor"] for turn in turns),
+        "ratio": statistics.median(a / b for a, b in zip(walls, our_walls, strict=True)),
+        "least_ratio": min(walls) / min(our_walls),
+        "gmac_per_second": macs / median / 1e9,
+        "share": statistics.median(macs / a / b for a, b in zip(walls, peaks, strict=True)),
+    }

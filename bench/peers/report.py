@@ -27,10 +27,6 @@ class Case:
         """The fastest form that a runtime has."""
         return next((peer for peer in self.peers if peer.peer.startswith(runtime)), None)
 
-    def share(self, peak: float) -> float:
-        """nprt's part of the peak of as many cores as there are threads; `peak` is that of one, in GMAC/s."""
-        return self.ours.gmac_per_second / self.ours.threads / peak
-
 
 def cases(results: Sequence[Result]) -> list[Case]:
     """Those in which nprt and another ran."""
@@ -51,7 +47,7 @@ def lines(results: Iterable[Result], failures: Iterable[Failure]) -> str:
     rows = [
         f"  {r.peer:24}{milliseconds(r.median):>8} ms (least {milliseconds(r.least)}, on processors "
         f"{milliseconds(r.processor)}), {r.gmac_per_second:.1f} GMAC/s, "
-        f"{r.ratio:.2f} x nprt's time, correlation {r.correlation:.4f}"
+        f"{r.ratio:.2f} x nprt's time (least {r.least_ratio:.2f}), correlation {r.correlation:.4f}"
         for r in results
     ]
     return "\n".join([*rows, *(f"  {f.peer:24}{f.error}" for f in failures)])
@@ -59,13 +55,15 @@ def lines(results: Iterable[Result], failures: Iterable[Failure]) -> str:
 
 def summary(found: Sequence[Case]) -> str:
     ratios = [case.peers[0].ratio for case in found]
+    least = [min(peer.least_ratio for peer in case.peers) for case in found]
     return (
-        f"time of the fastest peer divided by nprt's, {len(ratios)} cases: "
-        f"geometric mean {statistics.geometric_mean(ratios):.2f}, least {min(ratios):.2f}"
+        f"time of the fastest peer divided by nprt's, {len(found)} cases: "
+        f"geometric mean {statistics.geometric_mean(ratios):.2f}, least {min(ratios):.2f}; by the least times "
+        f"geometric mean {statistics.geometric_mean(least):.2f}, least {min(least):.2f}"
     )
 
 
-def markdown(found: Iterable[Case], peak: float) -> str:
+def markdown(found: Iterable[Case]) -> str:
     """A row for each network, batch and number of threads; of each runtime the form that is fastest there."""
     heads = ("network", "batch", "threads", "nprt, ms", "GMAC/s", "of peak", *RUNTIMES)
     rows = [heads, ("---", *["---:"] * (len(heads) - 1))]
@@ -78,7 +76,7 @@ def markdown(found: Iterable[Case], peak: float) -> str:
                 str(ours.threads),
                 milliseconds(ours.median),
                 f"{ours.gmac_per_second:.0f}",
-                f"{100 * case.share(peak):.0f} %",
+                f"{100 * ours.share:.0f} %",
                 *(_cell(case, runtime) for runtime in RUNTIMES),
             )
         )

@@ -20,35 +20,38 @@ from bench.peers.table import Run
 
 
 def int8(forms: Forms, batch: int, threads: int) -> Run:
-    """PT2E with XNNPACK's quantizer: int8 activations, int8 weights for each channel."""
-    quantizer = XNNPACKQuantizer()
-    quantizer.set_global(get_symmetric_quantization_config(is_per_channel=True))
-    example = (torch.from_numpy(forms.images(batch)),)
-    with torch.no_grad():
-        observed = prepare_pt2e(
-            torch.export.export(run_torch.module(forms, channels_last=False), example).module(),
-            quantizer,
-        )
-        run_torch.calibrate(observed, forms, batch)
-        return _run(convert_pt2e(observed), example, threads)
+    return _run(int8_file(forms, batch), threads)
 
 
 def float32(forms: Forms, batch: int, threads: int) -> Run:
-    example = (torch.from_numpy(forms.images(batch)),)
-    return _run(run_torch.module(forms, channels_last=False), example, threads)
+    example = torch.from_numpy(forms.images(batch))
+    return _run(_file(run_torch.module(forms, channels_last=False), example), threads)
 
 
-def _run(module: Any, example: tuple[torch.Tensor], threads: int) -> Run:
-    exported = torch.export.export(module, example)
+def int8_file(forms: Forms, batch: int) -> bytes:
+    """A .pte file, by PT2E with XNNPACK's quantizer: int8 activations, int8 weights for each channel."""
+    quantizer = XNNPACKQuantizer()
+    quantizer.set_global(get_symmetric_quantization_config(is_per_channel=True))
+    example = torch.from_numpy(forms.images(batch))
+    module = run_torch.module(forms, channels_last=False)
+    with torch.no_grad():
+        observed = prepare_pt2e(torch.export.export(module, (example,)).module(), quantizer)
+        run_torch.calibrate(observed, forms, batch)
+        return _file(convert_pt2e(observed), example)
+
+
+def _file(module: Any, example: torch.Tensor) -> bytes:
+    exported = torch.export.export(module, (example,))
     lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
-    file = (
-        lowered.to_executorch().buffer
-    )  # must live as long as the program, which does not hold it
+    return lowered.to_executorch().buffer
+
+
+def _run(file: bytes, threads: int) -> Run:
     portable_lib._unsafe_reset_threadpool(threads)  # before loading, which keeps a pointer to it
     program = portable_lib._load_for_executorch_from_buffer(file)
 
     def run(images: Images) -> Images:
-        assert file
+        assert file  # has to live as long as the program, which does not hold it
         return program.run_method("forward", (torch.from_numpy(images),))[0].numpy()
 
     return run

@@ -58,18 +58,22 @@ def int8_compiled(forms: Forms, batch: int, threads: int) -> Run:
         return _run(_compiled(convert_pt2e(observed)))
 
 
-def _engine(forms: Forms, batch: int, threads: int, engine: str) -> Run:
+def script(forms: Forms, batch: int, engine: str) -> Any:
     """FX graph mode on one of torch's int8 engines, traced and frozen: less Python between the kernels."""
     from torch.ao.quantization import get_default_qconfig_mapping
     from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 
-    torch.set_num_threads(threads)
     torch.backends.quantized.engine = engine
     example = torch.from_numpy(forms.images(batch))
     mapping = get_default_qconfig_mapping(engine)
     observed = prepare_fx(module(forms), mapping, (example,))
     calibrate(observed, forms, 1)
-    return _run(_script(convert_fx(observed), example))
+    return _script(convert_fx(observed), example)
+
+
+def _engine(forms: Forms, batch: int, threads: int, engine: str) -> Run:
+    torch.set_num_threads(threads)
+    return _run(script(forms, batch, engine))
 
 
 def module(forms: Forms, channels_last: bool = True) -> nn.Module:

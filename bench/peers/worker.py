@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import statistics
 import sys
 import time
 import traceback
@@ -21,7 +22,10 @@ import numpy as np
 from bench.peers.models import Forms, Images
 from bench.peers.table import PEERS, Run
 
-LEAST_SECONDS = 0.005  # of one measurement, and of the runs before it that are not measured
+WARM_SECONDS = 0.005  # of runs that are not measured
+TURN_SECONDS = 0.01  # of runs that are
+BLOCK_SECONDS = 0.0002  # of runs that are timed together
+REST_SECONDS = 0.01  # in which threads do nothing, after a turn
 LEAST_CORRELATION = 0.9  # of what a peer computes with what the float32 network does
 
 
@@ -39,7 +43,9 @@ def main() -> None:
         return
     _answer(answers, correlations)
     for line in sys.stdin:
-        _answer(answers, _measure(runs[int(line)], images[int(line)]))
+        seconds = _measure(runs[int(line)], images[int(line)])
+        _rest()
+        _answer(answers, seconds)
 
 
 def _own_stdout() -> IO[str]:
@@ -74,22 +80,39 @@ def _correlation(forms: Forms, run: Run, images: Images) -> float:
 
 
 def _measure(run: Run, images: Images) -> dict[str, float]:
-    """Seconds of one run, on the clock and on all processors together."""
+    """Seconds of one run, on the clock and on all processors together.
+
+    On the clock it is the median of short blocks of runs, so that it does not count when another process has the
+    processor for a while.
+    """
     count = _count(run, images)
-    wall, processor = time.perf_counter(), time.process_time()
-    for _ in range(count):
-        run(images)
-    processor, wall = time.process_time() - processor, time.perf_counter() - wall
-    return {"wall": wall / count, "processor": processor / count}
+    blocks: list[float] = []
+    processor = time.process_time()
+    while sum(blocks) * count < TURN_SECONDS:
+        start = time.perf_counter()
+        for _ in range(count):
+            run(images)
+        blocks.append((time.perf_counter() - start) / count)
+    processor = (time.process_time() - processor) / count / len(blocks)
+    return {"wall": statistics.median(blocks), "processor": processor}
+
+
+def _rest() -> None:
+    """Until no thread of this process runs: many wait for the next run by spinning, for up to some 20 ms."""
+    busy = 1.0
+    while busy > REST_SECONDS / 20:
+        before = time.process_time()
+        time.sleep(REST_SECONDS)
+        busy = time.process_time() - before
 
 
 def _count(run: Run, images: Images) -> int:
-    """How many runs take LEAST_SECONDS, found by doing as many; caches and clock rate are warm afterwards."""
+    """How many runs are a block, found by doing many; caches and clock rate are warm afterwards."""
     count, start = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - start) < LEAST_SECONDS:
+    while (elapsed := time.perf_counter() - start) < WARM_SECONDS:
         run(images)
         count += 1
-    return max(1, round(count * LEAST_SECONDS / elapsed))
+    return max(1, round(count * BLOCK_SECONDS / elapsed))
 
 
 if __name__ == "__main__":
