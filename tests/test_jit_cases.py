@@ -115,6 +115,7 @@ BY_REFERENCE = {
     "adaptive_average_pool": is_float,
     "add": lambda c: c.types["y"].dtype == "int64",
     "average_pool": is_float,
+    "batch_norm": lambda c: not is_float(c) and not c.constants,
     "conv": is_general_product,
     "conv_transpose": lambda c: is_general_product(c) or c.op.numerics == "onednn-general",
     "depthwise_conv": lambda c: (
@@ -123,7 +124,6 @@ BY_REFERENCE = {
         or c.op.numerics == "fbgemm-saturating"
         or math.prod(c.types["w"].shape[:-1]) > 128
     ),
-    "dequantize": lambda c: c.types["x"].quant.axis is not None or c.types["x"].dtype == "int16",
     "div": lambda c: c.types["y"].dtype in ("int32", "int64"),
     "global_average_pool": is_float,
     "linear": lambda c: is_general_product(c) or c.op.numerics == "onednn-general",

@@ -19,6 +19,15 @@ def quantize_remainder(x: Array, scale: Array, zero_point: Array) -> Array:
     return np.rint(x * (np.float32(1) / np.float32(scale)) + np.float32(zero_point))
 
 
+def batch_norm_factors(
+    factor: Array, offset: Array, x_scale: Array, y_scale: Array
+) -> tuple[Array, Array]:
+    """Factor and offset, float32, from codes of x to codes of y."""
+    ratio = np.float64(x_scale) / np.float64(y_scale)
+    a = (factor.astype(np.float64) * ratio).astype(np.float32)
+    return a, (offset.astype(np.float64) / np.float64(y_scale)).astype(np.float32)
+
+
 def batch_norm_fbgemm(codes: Array, factor: Array, offset: Array, qx: Affine, qy: Affine) -> Array:
     """`x * factor + offset` as PyTorch's quantized batch norm: eq. (49). Not yet clamped.
 
@@ -29,9 +38,7 @@ def batch_norm_fbgemm(codes: Array, factor: Array, offset: Array, qx: Affine, qy
     Returns:
         float32 holding integers.
     """
-    ratio = np.float64(qx.scale) / np.float64(qy.scale)
-    a = (factor.astype(np.float64) * ratio).astype(np.float32)
-    b = (offset.astype(np.float64) / np.float64(qy.scale)).astype(np.float32)
+    a, b = batch_norm_factors(factor, offset, qx.scale, qy.scale)
     difference = (codes.astype(np.int32) - qx.zero_point).astype(np.float32)
     return np.rint(fma(difference, a, b)) + np.float32(qy.zero_point)
 

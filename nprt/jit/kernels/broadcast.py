@@ -19,22 +19,28 @@ from nprt.jit.plan import SLACK, Buffer, as_bytes
 LEAST_ROW = 256  # elements: shorter rows cost more than repeated operands
 
 
-def arguments(p: Any, op: Any, out: Any, names: Sequence[str]) -> tuple[dict[str, Any], list[Any]]:
+def arguments(
+    p: Any, op: Any, out: Any, operands: Sequence[str | Array]
+) -> tuple[dict[str, Any], list[Any]]:
     """The arguments of `rows.emit`, and the buffers of the operands; adds steps that repeat operands.
 
     Args:
         out: the buffer of the result, to whose shape the operands broadcast.
+        operands: names of values, or arrays that are not 8-bit.
+
+    Returns:
+        None in place of a buffer that takes too many axes to make.
     """
-    buffers = [p.any_layout(name) for name in names]
+    buffers = [_constant(x) if isinstance(x, np.ndarray) else p.any_layout(x) for x in operands]
     if all(buffer.shape == out.shape for buffer in buffers):
         return rows.arguments(out, *buffers), buffers
     axes = _row_axes(out.shape, all(buffer.dense for buffer in (out, *buffers)))
     lead, row = out.shape[: len(out.shape) - axes], out.shape[len(out.shape) - axes :]
     laid = []
-    for name, buffer in zip(names, buffers, strict=True):
+    for operand, buffer in zip(operands, buffers, strict=True):
         shape = (1,) * (len(out.shape) - len(buffer.shape)) + buffer.shape
         wanted = (*shape[: len(lead)], *row)
-        laid.append(buffer if shape == wanted else _repeat(p, op, name, buffer, wanted))
+        laid.append(buffer if shape == wanted else _repeat(p, op, operand, buffer, wanted))
     args = {"rows": math.prod(lead), "row": math.prod(row), "total": math.prod(out.shape)}
     for key, buffer in zip(("y", *(f"x{i}" for i in range(len(laid)))), (out, *laid), strict=True):
         args |= {key: buffer, f"{key}_rows": _starts(buffer, out.shape, lead)}
@@ -65,18 +71,21 @@ def _starts(buffer: Any, shape: tuple[int, ...], lead: tuple[int, ...]) -> Array
     return np.ascontiguousarray(total.reshape(-1))
 
 
-def _repeat(p: Any, op: Any, name: str, source: Any, shape: tuple[int, ...]) -> Any:
+def _repeat(p: Any, op: Any, operand: str | Array, source: Any, shape: tuple[int, ...]) -> Any:
     """A dense buffer with the value in a larger shape."""
-    constant = p.constant(name)
+    constant = operand if isinstance(operand, np.ndarray) else p.constant(operand)
     if constant is not None:
-        repeated = np.ascontiguousarray(np.broadcast_to(as_bytes(constant), shape))
-        memory = np.zeros(repeated.nbytes + SLACK, np.uint8)
-        memory[: repeated.nbytes] = repeated.reshape(-1).view(np.uint8)
-        return Buffer(name, shape, source.item, data=memory)
-    target = Buffer(name, shape, source.item)
+        return _constant(np.broadcast_to(as_bytes(constant), shape), source.name)
+    target = Buffer(source.name, shape, source.item)
     steps = tuple(_steps(source, shape))
     starts = (source.start, target.start)
     copied = copy.add_step(
         p, op, source, target, shape, steps, target.steps, source.item, *starts, what="repeat"
     )
     return target if copied else None
+
+
+def _constant(array: Array, name: str = "") -> Buffer:
+    memory = np.zeros(array.nbytes + SLACK, np.uint8)
+    memory[: array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return Buffer(name, array.shape, array.itemsize, data=memory)

@@ -1,4 +1,4 @@
-"""dequantize. Same result as `ops.dequantize` of 8-bit codes and int32 with one scale."""
+"""dequantize. Same result as `ops.dequantize` with one scale."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from nprt.jit.emit import Kernel, Value
 from nprt.jit.kernels import rows
 from nprt.jit.simd import Level
 
+ITEMS = {"int8": "byte", "uint8": "byte", "int16": "short", "int32": "int"}
 RECORD = rows.record(1, "scale", "zero")
 
 
@@ -23,10 +24,8 @@ def emit(name: str, level: Level, item: str) -> Any:
 
 def lower(p: Any, op: Any) -> bool:
     x = p.type(op.inputs[0])
-    if x.quant.axis is not None or not (x.is_codes or x.dtype == "int32"):
-        return False
     buffer, out = p.read(op.inputs[0]), p.write(op.outputs[0])
-    item = "byte" if x.is_codes else "int"
+    item = ITEMS[x.dtype]
     level = p.level
     p.step(
         op,
@@ -36,7 +35,7 @@ def lower(p: Any, op: Any) -> bool:
         {
             **rows.arguments(out, buffer),
             "scale": rows.float_bits(x.scale),
-            "zero": p.zero_byte(op.inputs[0]) if x.is_codes else 0,
+            "zero": int(x.zero_point) + (128 if x.dtype == "int8" else 0),
         },
         reads=[buffer],
         writes=[out],

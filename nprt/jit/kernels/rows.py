@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nprt.jit.emit import F32, I8, I32, I64, Kernel, Value, vector
+from nprt.jit.emit import F32, I8, I16, I32, I64, Kernel, Value, vector
 from nprt.jit.simd import Level
 
 CHUNK = 1 << 11  # elements of a row of dense values
@@ -30,7 +30,7 @@ def emit(k: Kernel, level: Level, items: Sequence[str], out: str, body: Body) ->
     """Load four vectors of each input, call `body`, store what it returns.
 
     Args:
-        items: of each input, "byte" (widened to int32), "raw" (one vector of bytes), "float" or "int".
+        items: of each input, "byte" or "short" (widened to int32), "raw" (one vector of bytes), "float" or "int".
         out: "byte": body returns one vector of bytes; "float": four of float32 or int32.
     """
     unit, item = 4 * level.lanes, 1 if out == "byte" else 4
@@ -49,6 +49,13 @@ def emit(k: Kernel, level: Level, items: Sequence[str], out: str, body: Body) ->
                 if kind == "byte":
                     parts = [
                         k.load(x + at, vector(I8, level.lanes), j * level.lanes).unsigned(I32)
+                        for j in range(4)
+                    ]
+                elif kind == "short":
+                    parts = [
+                        k.load(x + at * 2, vector(I16, level.lanes), j * 2 * level.lanes).signed(
+                            I32
+                        )
                         for j in range(4)
                     ]
                 elif kind == "raw":

@@ -14,6 +14,7 @@ from nprt.jit.kernels import (
     lookup,
     max_pool,
     movement,
+    per_channel,
     products,
     quantize,
     quantize_planes,
@@ -31,6 +32,11 @@ def _quantize(p: Any, op: Any) -> bool:
     return quantize.lower(p, op)
 
 
+def _dequantize(p: Any, op: Any) -> bool:
+    one = p.type(op.inputs[0]).quant.axis is None
+    return dequantize.lower(p, op) if one else per_channel.lower_dequantize(p, op)
+
+
 def _reduce_mean(p: Any, op: Any) -> bool:
     last = len(p.shape(op.inputs[0])) - 1
     return row_mean.lower(p, op) if last in op.axes else average.lower_mean(p, op)
@@ -41,11 +47,12 @@ KERNELS: dict[str, Callable[[Any, Any], bool]] = {
     "adaptive_average_pool": average.lower_adaptive,
     "add": elementwise.lower,
     "average_pool": average.lower_average_pool,
+    "batch_norm": per_channel.lower_batch_norm,
     "concat": movement.lower_concat,
     "conv": products.lower,
     "conv_transpose": conv_transpose.lower,
     "depthwise_conv": depthwise.lower,
-    "dequantize": dequantize.lower,
+    "dequantize": _dequantize,
     "div": elementwise.lower,
     "expand": movement.lower_expand,
     "global_average_pool": average.lower_mean,
@@ -74,6 +81,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "adaptive_average_pool": ("numerics",),
     "add": ("clamp", "numerics"),
     "average_pool": (*POOL, "include_padding", "divisor", "clamp", "numerics"),
+    "batch_norm": ("clamp", "numerics"),
     "concat": ("axis",),
     "conv": (*WINDOW, "groups"),
     "conv_transpose": (*WINDOW, "output_padding", "groups"),
