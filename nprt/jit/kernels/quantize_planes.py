@@ -53,8 +53,11 @@ def emit(name: str, level: Level, numerics: str, channels: int) -> Any:
     return k.finish()
 
 
-def lower(p: Any, op: Any, transpose: Any) -> bool:
-    """`transpose` is the only reader of what `op` quantizes."""
+def lower(p: Any, op: Any) -> bool:
+    """Together with a transpose to channels last, where no other op reads the codes."""
+    transpose = p.sole_reader(op.outputs[0])
+    if transpose is None or transpose.name != "transpose":
+        return False
     if op.numerics not in quantize.NUMERICS or len(p.shape(op.inputs[0])) < 3:
         return False
     batch, channels, *spatial = p.shape(op.inputs[0])

@@ -56,7 +56,7 @@ def _run(k: Kernel, level: Level, x: Value, whole: Value, sums: list[Value]) -> 
 
 def lower(p: Any, op: Any) -> bool:
     x, y = p.type(op.inputs[0]), p.type(op.outputs[0])
-    if not x.is_codes:
+    if not x.is_codes or len(x.shape) - 1 not in op.axes:
         return False
     kept = [axis for axis in range(len(x.shape)) if axis not in op.axes]
     last = max(kept, default=-1)  # the axes behind it make a run
