@@ -36,7 +36,7 @@ def main() -> None:
     try:
         runs = {int(batch): _build(peer, forms, int(batch), int(threads)) for batch in batches}
         images = {batch: forms.images(batch) for batch in runs}
-        correlations = {batch: _correlation(forms, runs[batch], images[batch]) for batch in runs}
+        correlations = {batch: correlation(forms, runs[batch], images[batch]) for batch in runs}
     except Exception as error:
         traceback.print_exc()
         _answer(answers, {"error": " ".join(f"{type(error).__name__}: {error}".split())})
@@ -68,15 +68,18 @@ def _build(peer: str, forms: Forms, batch: int, threads: int) -> Run:
     return run
 
 
-def _correlation(forms: Forms, run: Run, images: Images) -> float:
-    """Of the outputs with those of float32; an error where they have little in common."""
+def correlation(forms: Forms, run: Run, images: Images) -> float:
+    """Of the outputs with those of float32. Raises an error where they have little in common."""
     output, expected = run(images), forms.expected(len(images))
     if type(output) is not np.ndarray or output.dtype != np.float32:
         raise TypeError(f"the result is {type(output).__name__}, not a NumPy array of float32")
-    correlation = float(np.corrcoef(output.ravel(), expected.ravel())[0, 1])
-    if output.shape != expected.shape or not correlation >= LEAST_CORRELATION:
-        raise ValueError(f"another network: {output.shape}, correlation {correlation:.3f}")
-    return correlation
+    if output.shape != expected.shape:
+        raise ValueError(f"another network: {output.shape}, not {expected.shape}")
+    with np.errstate(invalid="ignore"):  # of an output that is constant
+        found = float(np.corrcoef(output.ravel(), expected.ravel())[0, 1])
+    if not found >= LEAST_CORRELATION:
+        raise ValueError(f"another network: correlation {found:.3f}")
+    return found
 
 
 def _measure(run: Run, images: Images) -> dict[str, float]:
