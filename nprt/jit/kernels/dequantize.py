@@ -24,6 +24,8 @@ def emit(name: str, level: Level, item: str) -> Any:
 
 def lower(p: Any, op: Any) -> bool:
     x = p.type(op.inputs[0])
+    if x.quant.axis is not None:
+        return False
     buffer, out = p.read(op.inputs[0]), p.write(op.outputs[0])
     item = ITEMS[x.dtype]
     level = p.level
