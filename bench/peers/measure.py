@@ -99,11 +99,13 @@ class Failure:
 def measure(
     forms: Forms, peers: Sequence[str], threads: int, batches: Sequence[int], rounds: int
 ) -> tuple[list[Result], list[Failure]]:
-    """Time all `peers`, of which nprt is one, in each of `rounds` rounds, in a new random order each time."""
+    """Time all `peers`, the first of which is nprt, in each of `rounds` rounds, in a new random order each time."""
     workers = [Worker(peer, forms, threads, batches) for peer in peers]
     for worker in workers:
         worker.wait()
     able = [worker for worker in workers if worker.error is None]
+    if OURS not in [worker.peer for worker in able]:
+        raise RuntimeError(f"{forms.name}: {OURS} does not run: {workers[0].error}")
     results: list[Result] = []
     for batch in batches:
         turns, peaks = _rounds(able, batch, rounds)

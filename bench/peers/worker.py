@@ -26,7 +26,9 @@ WARM_SECONDS = 0.005  # of runs that are not measured
 TURN_SECONDS = 0.01  # of runs that are
 BLOCK_SECONDS = 0.0002  # of runs that are timed together
 REST_SECONDS = 0.01  # in which threads do nothing, after a turn
-LEAST_CORRELATION = 0.9  # of what a peer computes with what the float32 network does
+# Of what a peer computes with what the float32 network does. Deep networks with random weights lose much in int8, by all
+# runtimes alike; unrelated outputs of 1000 classes stay below 0.2.
+LEAST_CORRELATION = 0.4
 
 
 def main() -> None:
