@@ -100,6 +100,23 @@ def test_pack_u8(level, count):
         np.testing.assert_array_equal(out, Plain.pack_u8(*vectors))
 
 
+@pytest.mark.parametrize("offset", [0, 1, 128, 255])
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_pack_with_an_offset(level, offset, interleaved):
+    rng = np.random.default_rng(offset)
+    name = "pack_interleaved" if interleaved else "pack_u8"
+    ends = np.array([-(2**30), 2**30, -32769, -32768, 32767, 32768, 32767 - offset, -offset])
+    for values in (rng.integers(-600, 600, 4 * level.lanes), np.resize(ends, 4 * level.lanes)):
+        vectors = values.astype(np.int32).reshape(4, level.lanes)
+
+        def body(k, at):
+            loaded = [k.load(at["a"], level.i32, i * level.bytes) for i in range(4)]
+            k.store(getattr(level, name)(k, loaded, k.const(I32, offset)), at["y"])
+
+        out = execute(level, f"{name} plus {offset}", body, level.bytes, vectors)
+        np.testing.assert_array_equal(out, getattr(Plain, name)(*vectors, offset=offset))
+
+
 def test_interleave_and_pack_interleaved(level):
     rng = np.random.default_rng(0)
     bytes = rng.integers(0, 256, (4, level.bytes)).astype(np.uint8)
@@ -145,20 +162,23 @@ def test_lookup(level):
         np.testing.assert_array_equal(out, Plain.lookup(table, x))
 
 
-def test_round_to_int(level):
+@pytest.mark.parametrize("near", [False, True])
+def test_rounding(level, near):
     rng = np.random.default_rng(0)
     halves = np.arange(-300, 300, 0.5, np.float32)
     ends = np.array([2.0**21, -(2.0**21), 2.0**31, -(2.0**31), 3e38, -3e38, np.inf, -np.inf])
-    near = np.nextafter(halves, np.float32(np.inf))
-    values = np.concatenate([halves, ends, near, rng.normal(0, 1e4, 500)]).astype(np.float32)
+    beside = np.nextafter(halves, np.float32(np.inf))
+    if near:
+        ends = np.array([2.0**21, -(2.0**21), 2.0**30, -(2.0**30)])
+    values = np.concatenate([halves, ends, beside, rng.normal(0, 1e4, 500)]).astype(np.float32)
     values = np.resize(values, -(-len(values) // level.lanes) * level.lanes)
 
     def body(k, at):
         with k.range(0, at["n"], level.bytes) as i:
             v = k.load(at["a"], level.f32, i)
-            k.store(level.round_to_int(k, v), at["y"], i)
+            k.store((level.round_near if near else level.round_to_int)(k, v), at["y"], i)
 
-    out = execute(level, "round", body, values.nbytes, values, n=values.nbytes).view(np.int32)
+    out = execute(level, f"round {near}", body, values.nbytes, values, n=values.nbytes).view(np.int32)
     np.testing.assert_array_equal(np.clip(out, -(2**21), 2**21), Plain.round_to_int(values))
 
 

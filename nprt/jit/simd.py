@@ -46,9 +46,10 @@ class Plain:
         return acc + (x.astype(np.int32) * w.astype(np.int32)).reshape(-1, 4).sum(1, dtype=np.int32)
 
     @staticmethod
-    def pack_u8(*vectors: Array) -> Array:
-        """int32 to bytes, saturating, one vector after the other."""
-        return np.clip(np.concatenate(vectors), 0, 255).astype(np.uint8)
+    def pack_u8(*vectors: Array, offset: int = 0) -> Array:
+        """int32 plus an offset within 0 and 255, to bytes, saturating, one vector after the other."""
+        codes = np.concatenate(vectors).astype(np.int64) + offset
+        return np.clip(codes, 0, 255).astype(np.uint8)
 
     @staticmethod
     def lookup(table: Array, x: Array) -> Array:
@@ -59,6 +60,11 @@ class Plain:
     def round_to_int(v: Array) -> Array:
         """float32 to int32, ties to even. Beyond +-2**21 any integer beyond +-2**21; NaN gives any."""
         return np.clip(np.rint(v), -(2.0**21), 2.0**21).astype(np.int32)
+
+    @staticmethod
+    def round_near(v: Array) -> Array:
+        """float32 within +-2**30 to int32, ties to even. Beyond +-2**21 any integer beyond +-2**21."""
+        return Plain.round_to_int(v)
 
     @staticmethod
     def rescale(acc: Array, multiplier: Array, shift: Array) -> Array:
@@ -73,10 +79,10 @@ class Plain:
         return [blocks[:, j].reshape(-1) for j in range(4)]
 
     @staticmethod
-    def pack_interleaved(*vectors: Array) -> Array:
-        """Four int32 vectors in the order of `interleave4` to bytes in plain order, saturating."""
+    def pack_interleaved(*vectors: Array, offset: int = 0) -> Array:
+        """`pack_u8` of four vectors in the order of `interleave4`: bytes in plain order."""
         blocks = np.stack([v.reshape(-1, 4) for v in vectors], 1)
-        return np.clip(blocks.reshape(-1), 0, 255).astype(np.uint8)
+        return Plain.pack_u8(blocks.reshape(-1), offset=offset)
 
 
 class Level:
@@ -135,7 +141,10 @@ class Level:
             acc = acc + (xs.shift_right_unsigned(8 * j) & 255) * ((ws << (24 - 8 * j)) >> 24)
         return acc
 
-    def pack_u8(self, k: Kernel, vectors: Sequence[Value]) -> Value:
+    def pack_u8(self, k: Kernel, vectors: Sequence[Value], offset: Value | None = None) -> Value:
+        """`offset` is one int32; the vectors are within +-2**30 where there is one."""
+        if offset is not None:
+            vectors = [v + offset.splat(self.lanes) for v in vectors]
         narrow = [v.maximum(0).minimum(255).truncated(I8) for v in vectors]
         return k.join(narrow)
 
@@ -161,8 +170,10 @@ class Level:
             for high in (False, True)
         ]
 
-    def pack_interleaved(self, k: Kernel, vectors: Sequence[Value]) -> Value:
-        plain = self.pack_u8(k, vectors)
+    def pack_interleaved(
+        self, k: Kernel, vectors: Sequence[Value], offset: Value | None = None
+    ) -> Value:
+        plain = self.pack_u8(k, vectors, offset)
         order = np.argsort(self.channel_order.reshape(-1))
         return k.shuffle(plain, None, order.tolist())
 
@@ -190,6 +201,10 @@ class Level:
     def round_to_int(self, k: Kernel, v: Value) -> Value:
         v = v.maximum(-(2.0**21)).minimum(2.0**21)
         return (v + 1.5 * 2.0**23 - 1.5 * 2.0**23).to_int(I32)
+
+    def round_near(self, k: Kernel, v: Value) -> Value:
+        """`round_to_int` of what is within +-2**30."""
+        return self.round_to_int(k, v)
 
     def rescale_tall(
         self,
@@ -254,29 +269,36 @@ class Avx2(Level):
             acc = acc + k.call("llvm.x86.avx2.pmadd.wd", self.i32, p, q)
         return acc
 
-    def pack_u8(self, k: Kernel, vectors: Sequence[Value]) -> Value:
+    def pack_u8(self, k: Kernel, vectors: Sequence[Value], offset: Value | None = None) -> Value:
         if len(vectors) != 4:
-            return super().pack_u8(k, vectors)
-        quads = k.join([self.pack_interleaved(k, vectors)]).bits(self.i32)
+            return super().pack_u8(k, vectors, offset)
+        quads = self.pack_interleaved(k, vectors, offset).bits(self.i32)
         order = [4 * i + j for j in range(4) for i in range(self.lanes // 4)]
         return k.shuffle(quads, None, order).bits(self.i8)
 
-    def pack_interleaved(self, k: Kernel, vectors: Sequence[Value]) -> Value:
+    def pack_interleaved(
+        self, k: Kernel, vectors: Sequence[Value], offset: Value | None = None
+    ) -> Value:
         a, b, c, d = vectors
-        words = [
-            k.call(
-                f"llvm.x86.{self._pack}packssdw{self._suffix}", vector(I16, 2 * self.lanes), p, q
-            )
+        words = vector(I16, 2 * self.lanes)
+        halves = [
+            k.call(f"llvm.x86.{self._pack}packssdw{self._suffix}", words, p, q)
             for p, q in ((a, b), (c, d))
         ]
-        return k.call(f"llvm.x86.{self._pack}packuswb{self._suffix}", self.i8, *words)
+        if offset is not None:  # saturated already, so that the sum may saturate too
+            added = offset.truncated(I16).splat(2 * self.lanes)
+            halves = [k.call(f"llvm.sadd.sat.{mangle(words)}", words, h, added) for h in halves]
+        return k.call(f"llvm.x86.{self._pack}packuswb{self._suffix}", self.i8, *halves)
 
     _pack: ClassVar[str] = "avx2."
     _suffix: ClassVar[str] = ""
 
     def round_to_int(self, k: Kernel, v: Value) -> Value:
         # Numbers beyond int32 become its least; those above are cut off first.
-        return k.call("llvm.x86.avx.cvt.ps2dq.256", self.i32, v.minimum(2.0**30))
+        return self.round_near(k, v.minimum(2.0**30))
+
+    def round_near(self, k: Kernel, v: Value) -> Value:
+        return k.call("llvm.x86.avx.cvt.ps2dq.256", self.i32, v)
 
 
 class AvxVnni(Avx2):
@@ -298,7 +320,7 @@ class Avx512Vnni(Avx2):
     name = "avx512vnni"
     lanes = 16
     tiles: ClassVar = {1: 8, 2: 8, 3: 8, 4: 6, 8: 1}
-    overlapping_tiles: ClassVar = {2: 6, 3: 4, 4: 3}
+    overlapping_tiles: ClassVar = {4: 3, 3: 4, 2: 6}
     register = "v"
     dots_per_cycle = 2
     pixels = 8
@@ -313,10 +335,10 @@ class Avx512Vnni(Avx2):
     def dot4(self, k: Kernel, acc: Value, x: Value, w: Value) -> Value:
         return k.call("llvm.x86.avx512.vpdpbusd.512", self.i32, acc, x, w)
 
-    def round_to_int(self, k: Kernel, v: Value) -> Value:
+    def round_near(self, k: Kernel, v: Value) -> Value:
         name = "llvm.x86.avx512.mask.cvtps2dq.512"
         every, current = k.const(I16, -1), k.const(I32, 4)
-        return k.call(name, self.i32, v.minimum(2.0**30), k.const(self.i32, 0), every, current)
+        return k.call(name, self.i32, v, k.const(self.i32, 0), every, current)
 
     def store_first(self, k: Kernel, value: Value, address: Value, count: Value) -> None:
         size = value.type.count

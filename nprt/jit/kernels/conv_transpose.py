@@ -66,10 +66,8 @@ def lower(p: Any, op: Any) -> bool:
     pixels = target.pixels().reshape(y.shape[:-1])
     for some in itertools.product(*axes):
         part = _taps(weights, some)
-        start = -(p.zero_byte(op.inputs[0]) - p.level.shift) * part.sum(
-            axis=tuple(range(1, part.ndim)), dtype=np.int64
-        )
-        stage = stages.stage_of(op, x, w, y, start, bias)
+        zero = p.zero_byte(op.inputs[0]) - p.level.shift
+        stage = stages.stage_of(op, x, w, y, part, zero, bias)
         if stage is None:
             return False
         starts = zip(some, op.stride, strict=True)

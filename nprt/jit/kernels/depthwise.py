@@ -21,6 +21,7 @@ import numpy as np
 
 from nprt.jit.emit import I8, I32, I64, Kernel, Value
 from nprt.jit.kernels import stage as stages
+from nprt.jit.kernels.stage import Layout
 from nprt.jit.simd import Level
 
 RECORD = np.dtype(
@@ -83,24 +84,22 @@ class Tile:
         return products + 10 * self.pixels + 10
 
 
-def emit(
-    name: str, level: Level, tile: Tile, kind: str, layout: tuple[tuple[str, str], ...]
-) -> Any:
-    return _Depthwise(name, level, tile, kind, layout).finish()
+def emit(name: str, level: Level, tile: Tile, kind: str, layout: Layout, *, clamped: bool) -> Any:
+    return _Depthwise(name, level, tile, kind, layout, clamped).finish()
 
 
 class _Depthwise:
     """The kernel under construction."""
 
     def __init__(
-        self, name: str, level: Level, tile: Tile, kind: str, layout: tuple[tuple[str, str], ...]
+        self, name: str, level: Level, tile: Tile, kind: str, layout: Layout, clamped: bool
     ) -> None:
         self.k = k = Kernel(name, RECORD)
         self.level, self.tile, self.kind, self.layout = level, tile, kind, layout
         self.parameter_bytes = stages.vector_bytes(layout, level.lanes)
         self.item = 4 if kind in stages.WIDE else 1
-        self.offset = k.arg("offset").truncated(I32).splat(level.lanes)
-        self.low, self.high = k.arg("low").truncated(I8), k.arg("high").truncated(I8)
+        self.offset = None if kind in stages.WITH_OFFSET else k.arg("offset").truncated(I32)
+        self.ends = [k.arg(n).truncated(I8) for n in ("low", "high")] if clamped else []
         self.nothing = k.const(level.i8, 0)
 
     def finish(self) -> Any:
@@ -180,12 +179,11 @@ class _Depthwise:
         for i, acc in enumerate(sums):
             address = parameters + i * self.parameter_bytes
             p = stages.load_parameters(k, level, self.layout, address)
-            code = stages.FORMULAS[self.kind](k, level, acc, p)
-            codes.append(
-                code if self.kind in (*stages.WIDE, *stages.WITH_OFFSET) else code + self.offset
-            )
+            codes.append(stages.FORMULAS[self.kind](k, level, acc, p))
         if self.item == 1:
-            bytes = stages.to_bytes(k, level, codes, self.low, self.high, interleaved=True)
+            bytes = stages.to_bytes(
+                k, level, codes, *self.ends, offset=self.offset, interleaved=True
+            )
             level.store_part(k, bytes, y, count)
             return
         plain = np.argsort(level.channel_order.reshape(-1))
@@ -219,8 +217,8 @@ def lower(p: Any, op: Any) -> bool:
     signed = (weights ^ 0x80).view(np.int8) if shift else weights
     signed = signed.reshape(-1, channels)
     level: Level = p.level
-    start = -(p.zero_byte(op.inputs[0]) - level.shift) * signed.sum(axis=0, dtype=np.int64)
-    stage = stages.stage_of(op, x, w, y, start, bias)
+    zero = p.zero_byte(op.inputs[0]) - level.shift
+    stage = stages.stage_of(op, x, w, y, signed.T, zero, bias)
     if stage is None:
         return False
     kernel = tuple(map(int, w.shape[:-1]))
@@ -276,12 +274,12 @@ def add_step(
     first = np.minimum(np.arange(0, width, tile.pixels), width - tile.pixels) * join
     x_offset = source.windows(y.shape, op.stride, op.padding).reshape(-1, y.shape[-2])[:, first]
     y_offset = target.pixels().reshape(-1, y.shape[-2])[:, first]
-    layout = stage.layout
+    layout, clamped = stage.layout, stage.clamped
     window = f"{tile.pixels} by {tile.step} of {tile.columns}x{tile.taps} by {tile.dilation}"
     p.step(
         op,
-        f"depthwise {window} {stage.kind}",
-        lambda name: emit(name, level, tile, stage.kind, layout),
+        f"depthwise {window} {stage.kind}{' clamped' * clamped}",
+        lambda name: emit(name, level, tile, stage.kind, layout, clamped=clamped),
         RECORD,
         {
             "x": source,

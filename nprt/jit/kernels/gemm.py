@@ -26,6 +26,7 @@ import numpy as np
 from nprt.jit.emit import I8, I32, I64, Kernel, Value, vector
 from nprt.jit.kernels import binary
 from nprt.jit.kernels import stage as stages
+from nprt.jit.kernels.stage import Layout
 from nprt.jit.simd import Level
 
 RECORD = np.dtype(
@@ -41,7 +42,6 @@ RECORD = np.dtype(
 )
 # Of each panel: where its channels begin in a pixel of x and of y (bytes), and how many bytes of y it has.
 PANEL = np.dtype([("x", "i8"), ("y", "i8"), ("count", "i8")])
-Layout = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -91,28 +91,41 @@ class Panel(NamedTuple):
 
 
 def emit(
-    name: str, level: Level, tile: Tile, kind: str, layout: Layout, then: Sum | None = None
+    name: str,
+    level: Level,
+    tile: Tile,
+    kind: str,
+    layout: Layout,
+    then: Sum | None = None,
+    *,
+    clamped: bool = True,
 ) -> Any:
     """The kernel for a tile, an end (see `stage`), and what follows."""
-    return _Gemm(name, level, tile, kind, layout, then).finish()
+    return _Gemm(name, level, tile, kind, layout, then, clamped).finish()
 
 
 class _Gemm:
     """The kernel under construction."""
 
     def __init__(
-        self, name: str, level: Level, tile: Tile, kind: str, layout: Layout, then: Sum | None
+        self,
+        name: str,
+        level: Level,
+        tile: Tile,
+        kind: str,
+        layout: Layout,
+        then: Sum | None,
+        clamped: bool,
     ) -> None:
         self.k = k = Kernel(name, RECORD)
         self.level, self.tile, self.kind, self.layout, self.then = level, tile, kind, layout, then
         self.item = 4 if kind in stages.WIDE else 1
         self.parameter_bytes = stages.vector_bytes(layout, level.lanes)
         self.offset, self.code_low, self.code_high = (
-            k.arg(n).truncated(I32).splat(level.lanes)
-            for n in ("code_offset", "code_low", "code_high")
+            k.arg(n).truncated(I32) for n in ("code_offset", "code_low", "code_high")
         )
         ends = ("low", "high") if then else ("code_low", "code_high")
-        self.low, self.high = (k.arg(n).truncated(I8) for n in ends)
+        self.ends = tuple(k.arg(n).truncated(I8) for n in ends) if clamped else ()
 
     def finish(self) -> Any:
         k, tiles = self.k, self.k.arg("tiles")
@@ -213,7 +226,8 @@ class _End:
         if gemm.then:
             self.parts.append(self.find_others)
         self.parts += [partial(self.code, r, v) for r, v in self.tile.places()]
-        self.parts += [partial(self.pack, r) for r in range(self.tile.rows)]
+        self.rows_at_once = 1 if gemm.item == 4 else max(1, 4 // self.tile.vectors)
+        self.parts += [partial(self.pack, r) for r in range(0, self.tile.rows, self.rows_at_once)]
 
     def all(self) -> None:
         for part in self.parts:
@@ -244,29 +258,44 @@ class _End:
         address = self.parameters + v * gemm.parameter_bytes
         p = stages.load_parameters(k, level, gemm.layout, address)
         code = stages.FORMULAS[gemm.kind](k, level, self.codes[at], p)
-        if gemm.item == 1 and gemm.kind not in stages.WITH_OFFSET:
-            code = code + gemm.offset
         if gemm.then:
-            own = code.maximum(gemm.code_low).minimum(gemm.code_high)
+            offset, low, high = (
+                bound.splat(level.lanes) for bound in (gemm.offset, gemm.code_low, gemm.code_high)
+            )
+            own = code if gemm.kind in stages.WITH_OFFSET else code + offset
+            own = own.maximum(low).minimum(high)
             other = k.load(self.others[r], vector(I8, level.lanes), v * level.lanes).unsigned(I32)
             a, b = (own, other) if gemm.then.first else (other, own)
             code = binary.apply(k, level, "add", gemm.then.numerics, gemm.then.kinds, a, b)
         self.codes[at] = code
 
     def pack(self, r: int) -> None:
-        """A row of codes to bytes."""
-        k, level, gemm, vectors = self.k, self.level, self.gemm, self.tile.vectors
-        row = self.codes[r * vectors : (r + 1) * vectors]
+        """Rows of codes to bytes, from row r, as many as one vector of bytes holds."""
+        level, gemm, vectors = self.level, self.gemm, self.tile.vectors
+        rows = range(r, min(r + self.rows_at_once, self.tile.rows))
+        codes = self.codes[r * vectors : (rows[-1] + 1) * vectors]
         if gemm.item == 4:
-            self.out.append([v.bits(level.i8) for v in row])
-        elif vectors == 3:  # packed as four, the last one for nothing
-            four = stages.to_bytes(k, level, [*row, row[2]], gemm.low, gemm.high)
-            self.out.append(
-                [four.lanes(0, 2 * level.lanes), four.lanes(2 * level.lanes, level.lanes)]
-            )
-        else:
-            groups = [row[i : i + 4] for i in range(0, vectors, 4)]
-            self.out.append([stages.to_bytes(k, level, g, gemm.low, gemm.high) for g in groups])
+            self.out.append([v.bits(level.i8) for v in codes])
+            return
+        if len(codes) % 4:  # the last one again, for nothing
+            codes += [codes[-1]] * (-len(codes) % 4)
+        packed = [self.bytes_of(codes[i : i + 4]) for i in range(0, len(codes), 4)]
+        if vectors >= 4:
+            self.out.append(packed)
+        for i in rows if vectors < 4 else ():
+            start = (i - r) * vectors * level.lanes
+            parts = (2, 1) if vectors == 3 else (vectors,)
+            pieces = []
+            for part in parts:
+                pieces.append(packed[0].lanes(start, part * level.lanes))
+                start += part * level.lanes
+            self.out.append(pieces)
+
+    def bytes_of(self, codes: list[Value]) -> Value:
+        gemm = self.gemm
+        has_offset = gemm.then is not None or gemm.kind in stages.WITH_OFFSET
+        offset = None if has_offset else gemm.offset
+        return stages.to_bytes(self.k, self.level, codes, *gemm.ends, offset=offset)
 
     def store(self) -> None:
         k, count = self.k, self.panel.bytes

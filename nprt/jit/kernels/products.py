@@ -43,9 +43,8 @@ def lower(p: Any, op: Any) -> bool:
         geometry = Geometry.pixels(p.read(op.inputs[0]), 1, math.prod(x.shape[:-1]))
     else:
         geometry = Geometry.windows(p, op, x, y)
-    x_zero = p.zero_byte(op.inputs[0]) - p.level.shift
-    start = -x_zero * signed.sum(axis=tuple(range(1, signed.ndim)), dtype=np.int64)
-    stage = stages.stage_of(op, x, w, y, start, bias)
+    zero = p.zero_byte(op.inputs[0]) - p.level.shift
+    stage = stages.stage_of(op, x, w, y, signed, zero, bias)
     if stage is None:
         return False
     name = op.outputs[0]
@@ -195,18 +194,21 @@ def add_step(
     key = f"gemm {tile} {stage.kind}"
     then, reads = None, [geometry.x]
     more: dict[str, Any] = {}
+    clamped = stage.clamped and stage.kind not in stages.WIDE
     if addition is not None:
         then, other, more = addition
         reads.append(other)
         pixels = other.pixels() if op.name == "conv" else np.arange(geometry.rows) * other.pixel
         more = {**more, "other": other, "other_offset": repeated(pixels, rows)}
+        clamped = (more["low"], more["high"]) != (0, 255)
         key += f" add {then.numerics} {then.kinds}{' first' * then.first}"
+    key += " clamped" * clamped
     layout = stage.layout
     macs = geometry.rows * weights.size
     p.step(
         op,
         key,
-        lambda name: gemm.emit(name, level, tile, stage.kind, layout, then),
+        lambda name: gemm.emit(name, level, tile, stage.kind, layout, then, clamped=clamped),
         gemm.RECORD,
         {
             "x": geometry.x,

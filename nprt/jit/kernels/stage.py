@@ -19,6 +19,8 @@ from nprt.ir import Array, TensorType
 from nprt.jit.emit import F32, F64, I64, Kernel, Value, vector
 from nprt.jit.simd import Level, Rescale
 
+# Names and dtypes of parameters, in the order in which they lie in memory.
+Layout = tuple[tuple[str, str], ...]
 Parameters = Mapping[str, Any]  # of one vector of channels: a Value, or two halves
 
 
@@ -40,7 +42,11 @@ class Stage:
     high: int = 255
 
     @property
-    def layout(self) -> tuple[tuple[str, str], ...]:
+    def clamped(self) -> bool:
+        return (self.low, self.high) != (0, 255)
+
+    @property
+    def layout(self) -> Layout:
         """Names and dtypes of the fields, in order."""
         return tuple((name, array.dtype.name) for name, array in self.fields.items())
 
@@ -70,14 +76,12 @@ def dequantized(stage: Stage, scale: Array) -> Stage:
     return Stage("real", {**stage.fields, "scale": scales})
 
 
-def vector_bytes(layout: tuple[tuple[str, str], ...], lanes: int) -> int:
+def vector_bytes(layout: Layout, lanes: int) -> int:
     """Bytes that the parameters of one vector of channels take up."""
     return sum(np.dtype(dtype).itemsize * lanes for _, dtype in layout)
 
 
-def load_parameters(
-    k: Kernel, level: Level, layout: tuple[tuple[str, str], ...], address: Value
-) -> Parameters:
+def load_parameters(k: Kernel, level: Level, layout: Layout, address: Value) -> Parameters:
     """The parameters of one vector of channels, from memory laid out by `Stage.pack`."""
     found: dict[str, Any] = {}
     offset, half = 0, level.lanes // 2
@@ -104,41 +108,56 @@ def _integer_tall(k: Kernel, level: Level, acc: Value, p: Parameters) -> Value:
     return level.rescale_tall(k, acc, p["multiplier"], p["rounding"], p["rest"])  # eq. (7)
 
 
-def _multiply(k: Kernel, level: Level, acc: Value, p: Parameters) -> Value:
-    return level.round_to_int(k, acc.to_float() * p["multiplier"])  # eq. (8) and (32)
+def _multiply(k: Kernel, acc: Value, p: Parameters) -> Value:
+    return acc.to_float() * p["multiplier"]  # eq. (8) and (32)
 
 
-def _fbgemm(k: Kernel, level: Level, acc: Value, p: Parameters) -> Value:
-    return level.round_to_int(k, (acc.to_float() + p["bias"]) * p["multiplier"])  # eq. (31)
+def _fbgemm(k: Kernel, acc: Value, p: Parameters) -> Value:
+    return (acc.to_float() + p["bias"]) * p["multiplier"]  # eq. (31)
 
 
-def _fbgemm_tensor(k: Kernel, level: Level, acc: Value, p: Parameters) -> Value:
-    value = k.fma(p["bias"], p["inverse"], acc.to_float())
-    return level.round_to_int(k, value * p["multiplier"])  # eq. (31), one scale for all channels
+def _fbgemm_tensor(k: Kernel, acc: Value, p: Parameters) -> Value:
+    # eq. (31), one scale for all channels
+    return k.fma(p["bias"], p["inverse"], acc.to_float()) * p["multiplier"]
 
 
-def _onednn(k: Kernel, level: Level, acc: Value, p: Parameters) -> Value:
+def _onednn(k: Kernel, acc: Value, p: Parameters) -> Value:
     value = acc.to_float() * p["x_scale"] * p["w_scale"] + p["bias"]
-    return level.round_to_int(k, value * p["y_inverse"] + p["y_zero_point"])  # eq. (33)
+    return value * p["y_inverse"] + p["y_zero_point"]  # eq. (33)
 
 
-def _pt2e(k: Kernel, level: Level, acc: Value, p: Parameters) -> Value:
-    half = level.lanes // 2
+def _pt2e(k: Kernel, acc: Value, p: Parameters) -> Value:
+    half = acc.type.count // 2
     parts = []
     for i in range(2):
         value = acc.lanes(i * half, half).to_float(F64) * p["x_scale"][i] * p["w_scale"][i]
         parts.append((value + p["bias"][i]).to_float(F32))
-    return level.round_to_int(k, k.join(parts) * p["y_inverse"])  # eq. (34)
+    return k.join(parts) * p["y_inverse"]  # eq. (34)
 
 
-FORMULAS: dict[str, Callable[..., Value]] = {
-    "integer": _integer,
-    "integer_tall": _integer_tall,
+REAL = {
     "multiply": _multiply,
     "fbgemm": _fbgemm,
     "fbgemm_tensor": _fbgemm_tensor,
     "onednn": _onednn,
     "pt2e": _pt2e,
+}
+FAR = "_far"  # a kind whose numbers may be too large for int32
+
+
+def _rounded(name: str, *, far: bool) -> Callable[..., Value]:
+    def formula(k: Kernel, level: Level, acc: Value, p: Parameters) -> Value:
+        value = REAL[name](k, acc, p)
+        return level.round_to_int(k, value) if far else level.round_near(k, value)
+
+    return formula
+
+
+FORMULAS: dict[str, Callable[..., Value]] = {
+    "integer": _integer,
+    "integer_tall": _integer_tall,
+    **{name: _rounded(name, far=False) for name in REAL},
+    **{name + FAR: _rounded(name, far=True) for name in REAL},
     "sum": lambda k, level, acc, p: acc,
     "real": lambda k, level, acc, p: (acc.to_float() * p["scale"]).bits(level.i32),  # eq. (2)
 }
@@ -149,15 +168,24 @@ WIDE = ("sum", "real")
 
 
 def stage_of(
-    op: Any, x: TensorType, w: TensorType, y: TensorType, start: Array, bias: Array | None
+    op: Any,
+    x: TensorType,
+    w: TensorType,
+    y: TensorType,
+    weights: Array,
+    zero: int,
+    bias: Array | None,
 ) -> Stage | None:
     """The stage of a conv, depthwise_conv or linear; None for numerics without a formula here.
 
     Args:
-        start: int64 (channels,), what takes the zero points off the sums of bytes.
+        weights: int8 (channels, ...), zero points taken off.
+        zero: what `Level.dot4` sees where x is 0.
         bias: int32 or float32 (channels,), or None.
     """
-    channels = len(start)
+    channels = len(weights)
+    inner = tuple(range(1, weights.ndim))
+    start = -zero * weights.sum(axis=inner, dtype=np.int64)
     added = np.zeros(channels, np.int32) if bias is None else bias
     real_bias = added.astype(np.float32)
     if y.dtype == "int32":
@@ -179,30 +207,34 @@ def stage_of(
         multiplier, bits = (each(v, np.int64) for v in rounding.quantize_multiplier(real))
         kind, fields = integer_fields(multiplier, bits, zero_point + shift)
         return stage(kind, zero_point, **fields)
+
+    # The largest number before it is rounded, with room for what float32 makes of it.
+    sums = 255.0 * np.abs(weights.astype(np.float32)).sum(axis=inner) + np.abs(real_bias)
+    largest = 1.01 * sums * (np.float64(xs) * np.float64(ws)) / np.float64(ys) + 256
+    far = "" if np.all(largest < 2.0**30) else FAR
+
     if op.numerics == "ort":
         multiplier = each(np.float32(xs) * np.float32(ws) / np.float32(ys), np.float32)
-        return stage("multiply", zero_point, multiplier=multiplier)
+        return stage("multiply" + far, zero_point, multiplier=multiplier)
     scale = np.float32(xs) * np.float32(ws)
     if op.numerics == "qnnpack":
         multiplier = each(scale * (np.float32(1) / np.float32(ys)), np.float32)
-        return stage("multiply", zero_point, multiplier=multiplier)
+        return stage("multiply" + far, zero_point, multiplier=multiplier)
     if op.numerics == "fbgemm":
         multiplier = each(scale / np.float32(ys), np.float32)
         if np.ndim(ws):
-            return stage(
-                "fbgemm", zero_point, bias=np.float32(real_bias / scale), multiplier=multiplier
-            )
+            bias_ = np.float32(real_bias / scale)
+            return stage("fbgemm" + far, zero_point, bias=bias_, multiplier=multiplier)
         inverse = each(np.float32(1) / scale, np.float32)
-        return stage(
-            "fbgemm_tensor", zero_point, bias=real_bias, inverse=inverse, multiplier=multiplier
-        )
+        fields = {"bias": real_bias, "inverse": inverse, "multiplier": multiplier}
+        return stage("fbgemm_tensor" + far, zero_point, **fields)
     twice = rounding.twice_inverted
     if op.numerics == "onednn" or (op.numerics == "onednn-general" and op.name == "depthwise_conv"):
         first, second = twice(xs), twice(ws) if op.name == "linear" else np.float32(ws)
         if op.numerics == "onednn-general":
             first, second = first * second, np.float32(1)  # eq. (61)
         return stage(
-            "onednn",
+            "onednn" + far,
             0,
             x_scale=each(first, np.float32),
             w_scale=each(second, np.float32),
@@ -213,7 +245,7 @@ def stage_of(
     if op.numerics != "pt2e":
         return None
     return stage(
-        "pt2e",
+        "pt2e" + far,
         zero_point,
         x_scale=each(xs, np.float64),
         w_scale=each(ws, np.float64),
@@ -247,13 +279,22 @@ def to_bytes(
     k: Kernel,
     level: Level,
     vectors: list[Value],
-    low: Value,
-    high: Value,
+    low: Value | None = None,
+    high: Value | None = None,
     *,
+    offset: Value | None = None,
     interleaved: bool = False,
 ) -> Value:
-    """Vectors of int32 bytes, not yet saturated, as one vector of bytes within [low, high]."""
+    """Vectors of int32 bytes, not yet saturated, as one vector of bytes.
+
+    Args:
+        low, high: int8, the clamp; None for 0 and 255.
+        offset: int32, is added first.
+        interleaved: see `Level.pack_interleaved`.
+    """
     pack = level.pack_interleaved if interleaved else level.pack_u8
-    packed = pack(k, vectors)
+    packed = pack(k, vectors, offset)
+    if low is None or high is None:
+        return packed
     size = packed.type.count
     return packed.maximum_unsigned(low.splat(size)).minimum_unsigned(high.splat(size))
