@@ -128,6 +128,7 @@ BY_REFERENCE = {
     "global_average_pool": is_float,
     "linear": lambda c: is_general_product(c) or c.op.numerics == "onednn-general",
     "lookup": lambda c: "table" not in c.constants,
+    "matmul": lambda c: is_float(c) or len(c.op.inputs) > 2 or c.op.numerics == "torch",
     "max_pool": is_float,
     "maximum": is_wide,
     "minimum": is_wide,
