@@ -1,10 +1,13 @@
 """Whole models on the JIT backend: fusions, layouts, memory, threads, processes."""
 
+import ctypes
+import mmap
 import multiprocessing
 import os
 import subprocess
 import sys
 import threading
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -293,3 +296,75 @@ def test_workers_are_shared_by_sessions(monkeypatch):
         Session(model, backend="numba", threads=2).run(None, {"x": images(1)})
     names = [t.name for t in threading.enumerate()]
     assert sum(name == "nprt-1" for name in names) <= len({2, 3, 4, 9})
+
+
+def entrance(width=67, channels=3):
+    """Float images, channels first, to codes, channels last."""
+    types = {"x": TensorType("float32", ("N", channels, 40, width))}
+    quant = QuantParams.of(0.02, 3)
+    types["q"] = TensorType("int8", ("N", channels, 40, width), quant)
+    types["y"] = TensorType("int8", ("N", 40, width, channels), quant)
+    ops = (
+        Quantize(inputs=("x",), outputs=("q",), numerics="onnx"),
+        Transpose(inputs=("q",), outputs=("y",), perm=(0, 2, 3, 1)),
+    )
+    return check(Model(types=types, inputs=("x",), outputs=("y",), constants={}, ops=ops))
+
+
+def guarded(array):
+    """A copy that ends where the memory of the process ends: who reads on, crashes."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    page = mmap.PAGESIZE
+    size = -(-array.nbytes // page) * page
+    memory = mmap.mmap(-1, size + page)
+    whole = np.frombuffer(memory, np.uint8)
+    libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    assert libc.mprotect(whole.ctypes.data + size, page, 0) == 0  # PROT_NONE
+    copy = whole[size - array.nbytes : size].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("width", [64, 67, 127, 200])
+def test_large_inputs_are_read_where_they_are(level, width, monkeypatch):
+    monkeypatch.setenv("NPRT_CPU", level)
+    model = entrance(width)
+    session = Session(model, backend="numba", threads=1)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(4, 3, 40, width)).astype(np.float32)
+    wanted = Session(model, backend="numpy").run(None, {"x": x})[0]
+    for given in (x, x[::-1][::-1], np.asfortranarray(x), x.copy()):
+        for _ in range(2):
+            np.testing.assert_array_equal(session.run(None, {"x": given})[0], wanted)
+    plan = session._backend.plan({"N": 4})
+    assert list(plan.foreign) == ["x"]
+    base = plan.address(plan.inputs["x"])
+    assert all(slot[0] == base for slots in plan.foreign.values() for slot in slots)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs mprotect")
+@pytest.mark.parametrize("level", LEVELS)
+def test_nothing_is_read_beyond_an_input(level, monkeypatch):
+    monkeypatch.setenv("NPRT_CPU", level)
+    session = Session(entrance(67), backend="numba", threads=1)
+    x = guarded(np.ones((4, 3, 40, 67), np.float32))
+    assert session.run(None, {"x": x})[0].shape == (4, 40, 67, 3)
+
+
+def test_a_planned_model_allocates_its_outputs_only():
+    """Of NumPy's memory, and nothing that grows with the number of runs."""
+    session = Session(network(), backend="numba", threads=1)
+    feeds = {"x": images(2)}
+    outputs = sum(y.nbytes for y in session.run(None, feeds))
+    tracemalloc.start()
+    try:
+        session.run(None, feeds)
+        before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        session.run(None, feeds)
+        after, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak - before <= outputs + 2000  # an array object has some 100 bytes of its own
+    assert after - before < 500

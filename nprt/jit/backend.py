@@ -58,17 +58,7 @@ class JitBackend:
         plan = self.plan(dims)
         if plan is None:
             return self._reference.ready(dims, keep)
-        lock, feed, results = plan.lock, plan.feed, plan.reader(keep)
-        segments = [self._runner(segment) for segment in plan.segments]
-
-        def call(feeds: Mapping[str, Array]) -> list[Array]:
-            with lock:
-                feed(feeds)
-                for run_segment in segments:
-                    run_segment()
-                return results()
-
-        return call
+        return plan.caller([self._runner(segment) for segment in plan.segments], keep)
 
     def _runner(self, segment: Segment | Callable[[], None]) -> Callable[[], object]:
         """What runs one segment of a plan."""

@@ -13,6 +13,7 @@ import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ ALIGNMENT = 64
 FLIP = np.uint8(128)  # between int8 codes and bytes
 # A guess at how long a step takes, to cut it into chunks of at least GRAIN seconds.
 MACS_PER_SECOND, BYTES_PER_SECOND, GRAIN = 4e11, 3e10, 3e-6
+FOREIGN_BYTES = 1 << 16  # of an input that is better read where the caller has it than copied
 MOST_BYTES = 2**32 - 1  # of a buffer: kernels hold offsets in uint32
 SLACK = 256  # bytes after a buffer that may be read, or after a value that may be written by whole vectors
 Halo = tuple[tuple[int, int], ...]
@@ -128,6 +130,7 @@ class Step:
         kernel: the kernel's key, or "reference".
         args: of a kernel: numbers, buffers (or buffer and offset), arrays.
         run: of the reference: what to call with the plan's arena.
+        in_place: whether it reads no byte beyond what it is told to read.
     """
 
     op: Op | None
@@ -141,6 +144,7 @@ class Step:
     barrier: bool = True
     macs: int = 0
     note: str = ""
+    in_place: bool = False
 
 
 class Planner:
@@ -256,6 +260,7 @@ class Planner:
         barrier: bool = True,
         macs: int = 0,
         note: str = "",
+        in_place: bool = False,
     ) -> None:
         self.steps.append(
             Step(
@@ -269,6 +274,7 @@ class Planner:
                 barrier=barrier,
                 macs=macs,
                 note=note,
+                in_place=in_place,
             )
         )
 
@@ -393,6 +399,7 @@ class Plan:
         self.outputs = {name: planner.read(name) for name in model.outputs}
         self.steps = planner.steps
         self._place()
+        self.foreign = self._foreign()
         self._bind()
         self._open()
 
@@ -454,6 +461,16 @@ class Plan:
         self.arena = self._memory[start:]
         self.base = self.arena.ctypes.data
 
+    def _foreign(self) -> dict[str, list[Array]]:
+        """The inputs that are read where the caller has them, and the places in records that hold their address."""
+        found: dict[str, list[Array]] = {}
+        for name, buffer in self.inputs.items():
+            readers = [s for s in self.steps if any(root(b) is buffer for b in s.reads)]
+            kept = any(root(b) is buffer for b in self.outputs.values())
+            if buffer.bytes >= FOREIGN_BYTES and not kept and all(s.in_place for s in readers):
+                found[name] = []
+        return found
+
     def _bind(self) -> None:
         """The tables of kernels, between calls of references."""
         self.segments: list[Segment | Callable[[], None]] = []
@@ -493,6 +510,8 @@ class Plan:
                 record[name] = value.ctypes.data
             elif isinstance(value, Buffer):
                 record[name] = self.address(value)
+                if value.name in self.foreign and value is self.inputs[value.name]:
+                    self.foreign[value.name].append(record[name])
             elif isinstance(value, tuple):
                 record[name] = self.address(value[0]) + value[1]
             else:
@@ -523,26 +542,60 @@ class Plan:
             seen = np.dtype(np.uint8) if dtype == np.int8 else dtype
             return self._view(buffer).view(seen).reshape(buffer.shape)
 
-        self.input_views = [(n, view(n, b), self._is_int8(n)) for n, b in self.inputs.items()]
+        self.input_views = {n: (view(n, b), self._is_int8(n)) for n, b in self.inputs.items()}
         self.output_views = {n: (view(n, b), self._is_int8(n)) for n, b in self.outputs.items()}
 
     def _is_int8(self, name: str) -> bool:
         return self.model.types[name].dtype == "int8"
 
-    def feed(self, feeds: Mapping[str, Array]) -> None:
-        for name, view, is_int8 in self.input_views:
-            if is_int8:
-                np.bitwise_xor(feeds[name].view(np.uint8), FLIP, out=view)
-            else:
-                view[...] = feeds[name]
+    def caller(
+        self, segments: Sequence[Callable[[], object]], names: Sequence[str]
+    ) -> Callable[[Mapping[str, Array]], list[Array]]:
+        """A function from inputs to these outputs, as new arrays. `segments` run those of the plan.
 
-    def reader(self, names: Sequence[str]) -> Callable[[], list[Array]]:
-        """A function that gives these outputs as new arrays."""
+        Of a small model it takes most of the time, so everything is looked up beforehand.
+        """
+        acquire, release = self.lock.acquire, self.lock.release
+        plain = [
+            (n, v) for n, (v, i) in self.input_views.items() if not i and n not in self.foreign
+        ]
+        int8 = [(n, v) for n, (v, is_int8) in self.input_views.items() if is_int8]
         views = [self.output_views[name] for name in names]
-        if any(is_int8 for _, is_int8 in views):
-            return lambda: [_codes(v) if is_int8 else v.copy() for v, is_int8 in views]
-        copies = [view.copy for view, _ in views]
-        return lambda: [copy() for copy in copies]
+        results = [partial(_codes, v) if is_int8 else v.copy for v, is_int8 in views]
+        foreign = bool(self.foreign)
+
+        def call(feeds: Mapping[str, Array]) -> list[Array]:
+            acquire()
+            try:
+                for name, view in plain:
+                    view[...] = feeds[name]
+                for name, view in int8:
+                    np.bitwise_xor(feeds[name].view(np.uint8), FLIP, out=view)
+                if foreign:
+                    self._point_to(feeds)
+                for run_segment in segments:
+                    run_segment()
+                found = []
+                for result in results:
+                    found.append(result())
+                return found
+            finally:
+                if foreign:
+                    self._point_to({})
+                release()
+
+        return call
+
+    def _point_to(self, feeds: Mapping[str, Array]) -> None:
+        """Let the kernels read these arrays; without them, the arena, for the arrays may go."""
+        for name, slots in self.foreign.items():
+            address, array = self.address(self.inputs[name]), feeds.get(name)
+            if array is not None and array.flags.c_contiguous:
+                address = array.__array_interface__["data"][0]
+            elif array is not None:
+                self.input_views[name][0][...] = array
+            for slot in slots:
+                slot[0] = address
 
     def _view(self, buffer: Buffer) -> Array:
         owner = root(buffer)

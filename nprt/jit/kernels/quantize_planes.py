@@ -1,7 +1,9 @@
 """quantize and transpose in one: float32 images, channels first, to codes, channels last. For 2 to 4 channels.
 
 Same result as `ops.quantize` and then `ops.transpose`. One line of an image at a time: a unit of pixels of every
-channel is quantized, then the bytes of the channels are put in turn, output vector by output vector.
+channel is quantized, then the bytes of the channels are put in turn, output vector by output vector. In lines of at
+least one unit, the last unit lies over the one before it: nothing is read that is not there, so that the images of the
+caller can be read where they are.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ RECORD = np.dtype(
 )
 
 
-def emit(name: str, level: Level, numerics: str, channels: int) -> Any:
+def emit(name: str, level: Level, numerics: str, channels: int, *, wide: bool) -> Any:
+    """`wide`: for lines of at least one unit."""
     k = Kernel(name, RECORD)
     unit = 4 * level.lanes
     begin, end = k.share(k.arg("rows"))
@@ -29,12 +32,13 @@ def emit(name: str, level: Level, numerics: str, channels: int) -> Any:
     with k.range(begin, end) as row:
         x = k.arg("x") + k.load(k.arg("x_rows"), I64, row * 8)
         y = k.arg("y") + k.load(k.arg("y_rows"), I64, row * 8)
-        with k.range(0, width, unit) as at:
+        with k.range(0, width, unit) as index:
+            at = index.minimum(width - unit) if wide else index
             bytes = [
                 code([k.load(x + plane * c + at * 4, level.f32, j * level.bytes) for j in range(4)])
                 for c in range(channels)
             ]
-            left = (width - at).minimum(unit) * channels
+            left = (width - at) * channels
             for part in range(channels):
                 byte = np.arange(part * unit, (part + 1) * unit)
                 pixel, channel = byte // channels, byte % channels
@@ -43,13 +47,12 @@ def emit(name: str, level: Level, numerics: str, channels: int) -> Any:
                 for c in range(2, channels):
                     lane = np.where(channel == c, pixel + unit, np.arange(unit))
                     out = k.shuffle(out, bytes[c], lane.tolist())
-                rest = (left - part * unit).maximum(0).minimum(unit)
                 target = y + at * channels + part * unit
-                with k.when_else(rest.equals(unit)) as (whole, some):
-                    with whole:
-                        k.store(out, target)
-                    with some:
-                        level.store_first(k, out, target, rest)
+                if wide:
+                    k.store(out, target)
+                else:
+                    rest = (left - part * unit).maximum(0).minimum(unit)
+                    level.store_first(k, out, target, rest)
     return k.finish()
 
 
@@ -76,10 +79,11 @@ def lower(p: Any, op: Any) -> bool:
         [np.arange(batch), *(np.arange(n) + b for n, b in zip(lengths, margins, strict=True))]
     )
     level = p.level
+    wide = bool(spatial[-1] >= level.bytes)
     p.step(
         op,
-        f"quantize_planes {op.numerics} {channels}",
-        lambda name: emit(name, level, op.numerics, channels),
+        f"quantize_planes {op.numerics} {channels}{' wide' * wide}",
+        lambda name: emit(name, level, op.numerics, channels, wide=wide),
         RECORD,
         {
             "x": x,
@@ -93,5 +97,6 @@ def lower(p: Any, op: Any) -> bool:
         },
         reads=[x],
         writes=[out],
+        in_place=wide,
     )
     return True
