@@ -8,16 +8,18 @@ What a command needs is imported when it runs, so that `nprt --version` starts a
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import importlib.util
 import logging
 import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nprt.errors import CalibrationError, InputError, NprtError
+from nprt.errors import BackendUnavailableError, CalibrationError, InputError, NprtError
 from nprt.version import __version__
 
 if TYPE_CHECKING:
@@ -401,7 +403,8 @@ def run(options: argparse.Namespace) -> None:
             f"{len(session.outputs)} outputs; write an .npz file"
         )
     start = time.perf_counter()
-    arrays = session.run(None, feeds)
+    with _showing_compilation():
+        arrays = session.run(None, feeds)
     seconds = time.perf_counter() - start
     results = {value.name: array for value, array in zip(session.outputs, arrays, strict=True)}
     if options.output:
@@ -444,6 +447,7 @@ def info(options: argparse.Namespace) -> None:
 
 
 def _write_plan(model: Model, batch: int, as_json: bool) -> None:
+    _require_compiler("info --plan")
     from nprt.jit.backend import JitBackend
     from nprt.jit.report import plan_rows, sizes
 
@@ -458,11 +462,14 @@ def _write_plan(model: Model, batch: int, as_json: bool) -> None:
 
 
 def bench(options: argparse.Namespace) -> None:
+    _require_compiler("bench")
     from nprt.jit import report
     from nprt.session import Session
 
     session = Session(options.model, backend=options.backend, threads=options.threads)
     feeds = report.example(session.model, options.batch)
+    with _showing_compilation():
+        session.run(None, feeds)
     times = report.measure(lambda: session.run(None, feeds), options.seconds)
     facts: dict[str, Any] = {"backend": session.backend, "batch": options.batch, **times}
     steps: list[dict[str, Any]] = []
@@ -500,16 +507,58 @@ def bench(options: argparse.Namespace) -> None:
 
 
 def warmup(options: argparse.Namespace) -> None:
+    _require_compiler("warmup")
     from nprt.file import load
     from nprt.jit import cache, run, simd
     from nprt.jit.report import sizes, warm_up
 
-    run.native(simd.choose())
+    level = simd.choose()
+    with _showing_compilation():
+        run.native(level)
     for path in options.models:
         model = load(path)
-        count = warm_up(model, sizes(model, options.batch))
-        _write(f"{path}: {_count(count, 'kernel')}\n")
-    _write(f"kept in {cache.folder()}\n")
+        start = time.perf_counter()
+        with _showing_compilation():
+            needed, compiled = warm_up(model, sizes(model, options.batch))
+        seconds = f" in {time.perf_counter() - start:.1f} s" if compiled else ""
+        _write(f"{path}: {_count(needed, 'kernel')}, {compiled or 'none'} compiled{seconds}\n")
+    if cache.unkept():
+        raise ValueError(f"{cache.folder()}: machine code cannot be kept there")
+    _write(f"kept in {cache.folder()} for {level.name}\n")
+
+
+def _require_compiler(command: str) -> None:
+    if importlib.util.find_spec("llvmlite") is None:
+        raise BackendUnavailableError(
+            f"nprt {command} needs llvmlite, of which there is none; pip install 'nprt[numba]'"
+        )
+
+
+@contextlib.contextmanager
+def _showing_compilation() -> Iterator[None]:
+    """On a terminal, a line counts the kernels that are compiled inside, once that takes more than a second."""
+    cache = sys.modules.get("nprt.jit.cache")
+    if cache is None or not sys.stderr.isatty():
+        yield
+        return
+    before, start, shown = cache.compiled(), time.perf_counter(), ""
+
+    def show(_: str) -> None:
+        nonlocal shown
+        seconds = time.perf_counter() - start
+        if seconds > 1:
+            kernels = _count(cache.compiled() - before, "kernel")
+            shown = f"compiling: {kernels} in {seconds:.0f} s"
+            sys.stderr.write(f"\r{shown}")
+            sys.stderr.flush()
+
+    try:
+        with cache.watching(show):
+            yield
+    finally:
+        if shown:
+            sys.stderr.write(f"\r{' ' * len(shown)}\r")
+            sys.stderr.flush()
 
 
 def _write_columns(rows: Sequence[Sequence[str]]) -> None:

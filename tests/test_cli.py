@@ -1,8 +1,12 @@
 """The command `nprt`: what it prints, what it writes, how it fails."""
 
+import io
+import itertools
 import json
+import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -368,3 +372,76 @@ def test_closed_pipe(small):
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 1
+
+
+# --- machine code -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def kernels(tmp_path, monkeypatch):
+    """An empty folder for machine code, of which the process has loaded none."""
+    pytest.importorskip("llvmlite")
+    from nprt.jit import cache
+
+    folder = tmp_path / "kernels"
+    monkeypatch.setenv("NPRT_CACHE_DIR", str(folder))
+    monkeypatch.setattr(cache, "_addresses", {})
+    return folder
+
+
+def test_warmup(small, kernels, capsys):
+    from nprt.jit.simd import choose
+
+    for compiled in (r"2 compiled in \d+\.\d s", "none compiled"):
+        assert main(["warmup", small, small]) == 0
+        out, err = capsys.readouterr()
+        first, second, last = out.splitlines()
+        assert re.fullmatch(re.escape(small) + f": 2 kernels, {compiled}", first)
+        assert second == f"{small}: 2 kernels, none compiled"
+        assert last == f"kept in {kernels} for {choose().name}"
+        assert err == ""
+    assert len(list(kernels.iterdir())) >= 2
+
+
+def test_warmup_where_nothing_can_be_kept(small, kernels, capsys):
+    kernels.write_text("not a folder")
+    assert main(["warmup", small]) == 1
+    out, err = capsys.readouterr()
+    assert "2 compiled" in out
+    assert err == f"nprt: error: {kernels}: machine code cannot be kept there\n"
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("seconds", [0.4, 0.6])
+@pytest.mark.parametrize("command", ["warmup", "run", "bench"])
+def test_long_compilation_shows_on_a_terminal(
+    command, seconds, small, kernels, tmp_path, capsys, monkeypatch
+):
+    """From the first kernel after one second on; the line is gone at the end."""
+    from nprt.jit import cache
+
+    now = itertools.count()
+    monkeypatch.setattr("nprt.cli.time", SimpleNamespace(perf_counter=lambda: seconds * next(now)))
+    monkeypatch.setattr(cache, "time", SimpleNamespace(perf_counter=lambda: 0.0))
+    monkeypatch.setattr("sys.stderr", Terminal())
+    np.save(tmp_path / "x.npy", np.zeros((1, 3), np.float32))
+    arguments = {"run": ["--input", str(tmp_path / "x.npy")], "bench": ["--seconds", "0"]}
+    assert main([command, small, *arguments.get(command, [])]) == 0
+    shown = "compiling: 2 kernels in 1 s"
+    if seconds == 0.6:
+        assert sys.stderr.getvalue() == f"\r{shown}\r{' ' * len(shown)}\r"
+    else:
+        assert sys.stderr.getvalue() == ""
+
+
+@pytest.mark.parametrize("command", [["warmup"], ["bench"], ["info", "--plan"]])
+def test_without_a_compiler(command, small, capsys, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main([*command, small]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"nprt: error: nprt {' '.join(command)} needs llvmlite")

@@ -16,7 +16,8 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from nprt.jit.simd import Level, host
 log = logging.getLogger("nprt")
 _lock = threading.RLock()
 _addresses: dict[str, int] = {}
+_compiled: list[str] = []
+_watchers: list[Callable[[str], None]] = []
 
 
 def address(level: Level, key: str, build: Callable[[str], Any]) -> int:
@@ -44,10 +47,15 @@ def address(level: Level, key: str, build: Callable[[str], Any]) -> int:
         if name not in _addresses:
             code = read(name)
             if code is None:
-                log.debug("compiling kernel %s for %s", key, level.name)
+                start = time.perf_counter()
                 code = compile(level, str(build(name)))
                 code = image.link(code, name) or code
                 write(name, code)
+                milliseconds = 1000 * (time.perf_counter() - start)
+                log.debug("compiled %s for %s in %.0f ms", key, level.name, milliseconds)
+                _compiled.append(name)
+                for watcher in _watchers:
+                    watcher(key)
             _addresses[name] = _load(name, code)
         return _addresses[name]
 
@@ -55,6 +63,26 @@ def address(level: Level, key: str, build: Callable[[str], Any]) -> int:
 def loaded() -> int:
     """How many kernels this process has loaded."""
     return len(_addresses)
+
+
+def compiled() -> int:
+    """How many kernels this process has compiled."""
+    return len(_compiled)
+
+
+def unkept() -> int:
+    """How many of them are not in the folder."""
+    return sum(read(name) is None for name in list(_addresses))
+
+
+@contextlib.contextmanager
+def watching(watcher: Callable[[str], None]) -> Iterator[None]:
+    """Inside, `watcher` is called with the key of each kernel that has been compiled."""
+    _watchers.append(watcher)
+    try:
+        yield
+    finally:
+        _watchers.remove(watcher)
 
 
 def kernel_name(level: Level, key: str) -> str:

@@ -141,9 +141,14 @@ def peak(level: Level | None = None) -> float:
     return 5000 * SUMS * UNROLLED * level.bytes / best
 
 
-def warm_up(model: Model, dims: Mapping[str, int]) -> int:
-    """Compile what a model needs for these sizes and keep it; returns how many kernels that are."""
-    before = cache.loaded()
-    JitBackend(model, 2).plan(dims)
-    JitBackend(model, 1).plan(dims)
-    return cache.loaded() - before
+def warm_up(model: Model, dims: Mapping[str, int]) -> tuple[int, int]:
+    """Compile what a model needs for these sizes and keep it.
+
+    Returns:
+        How many kernels the model needs, and how many of them were compiled now.
+    """
+    before = cache.compiled()
+    plans = [JitBackend(model, threads).plan(dims) for threads in (2, 1)]
+    steps = [step for plan in plans if plan is not None for step in plan.steps]
+    kernels = {step.kernel for step in steps if step.run is None}
+    return len(kernels), cache.compiled() - before
