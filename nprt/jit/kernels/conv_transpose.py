@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from nprt.ir import Array
-from nprt.jit.kernels import products
+from nprt.jit.kernels import products, weights
 from nprt.jit.kernels import stage as stages
 
 
@@ -55,17 +55,17 @@ def halo(axis: list[Phase], size: int) -> tuple[int, int]:
 
 def lower(p: Any, op: Any) -> bool:
     x, w, y = p.type(op.inputs[0]), p.type(op.inputs[1]), p.type(op.outputs[0])
-    found = _operands(p, op)
+    found = weights.constants(p, op)
     if found is None:
         return False
-    weights, bias = found
+    signed, bias = found
     fields = zip(y.shape[1:-1], w.shape[1:-1], op.stride, op.dilation, op.padding, strict=True)
     axes = [phases(out, k, s, d, before) for out, k, s, d, (before, _) in fields]
     halos = tuple(halo(axis, size) for axis, size in zip(axes, x.shape[1:-1], strict=True))
     source, target = p.read(op.inputs[0], halos), p.write(op.outputs[0], halo=True)
     pixels = target.pixels().reshape(y.shape[:-1])
     for some in itertools.product(*axes):
-        part = _taps(weights, some)
+        part = _taps(signed, some)
         zero = p.zero_byte(op.inputs[0]) - p.level.shift
         stage = stages.stage_of(op, x, w, y, part, zero, bias)
         if stage is None:
@@ -79,24 +79,12 @@ def lower(p: Any, op: Any) -> bool:
     return True
 
 
-def _operands(p: Any, op: Any) -> tuple[Array, Array | None] | None:
-    """Constant weights as int8 and the bias; None where the kernel does not do it."""
-    w, weights = p.type(op.inputs[1]), p.constant(op.inputs[1])
-    bias = p.constant(op.inputs[2]) if len(op.inputs) > 2 and op.inputs[2] else None
-    if p.type(op.inputs[0]).is_float or weights is None or (bias is None and any(op.inputs[2:])):
-        return None
-    shift = 128 if w.dtype == "uint8" else 0
-    if np.any((w.quant.zero_points if w.quant else 0) != shift):
-        return None
-    return (weights ^ 0x80).view(np.int8) if shift else weights, bias
-
-
-def _taps(weights: Array, some: tuple[Phase, ...]) -> Array:
+def _taps(signed: Array, some: tuple[Phase, ...]) -> Array:
     """The weights (out_channels, *taps, channels) of the phases; 0 where they have none."""
     for axis, phase in enumerate(some, start=1):
-        taken = weights.take(phase.taps or (0,), axis=axis)
-        weights = taken if phase.taps else np.zeros_like(taken)
-    return weights
+        taken = signed.take(phase.taps or (0,), axis=axis)
+        signed = taken if phase.taps else np.zeros_like(taken)
+    return signed
 
 
 def _geometry(source: Any, some: tuple[Phase, ...], groups: int) -> products.Geometry:
