@@ -178,7 +178,9 @@ def test_rounding(level, near):
             v = k.load(at["a"], level.f32, i)
             k.store((level.round_near if near else level.round_to_int)(k, v), at["y"], i)
 
-    out = execute(level, f"round {near}", body, values.nbytes, values, n=values.nbytes).view(np.int32)
+    out = execute(level, f"round {near}", body, values.nbytes, values, n=values.nbytes).view(
+        np.int32
+    )
     np.testing.assert_array_equal(np.clip(out, -(2**21), 2**21), Plain.round_to_int(values))
 
 
@@ -270,4 +272,3 @@ def test_a_level_can_be_forced(monkeypatch):
     monkeypatch.delenv("NPRT_CPU")
     assert simd.choose() is LEVELS[0]
     assert LEVELS[-1].name == "generic"
-    assert I32.width == 32

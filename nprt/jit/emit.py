@@ -9,43 +9,88 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite import ir
 
-I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
-F32, F64 = ir.FloatType(), ir.DoubleType()
-POINTER = ir.PointerType()
-Type = Any  # llvmlite's types and values carry no annotations
 Operand = Any  # a Value, or a Python number that stands for a constant of the other operand's type
 
 
+class Type(NamedTuple):
+    """An LLVM type: an integer or a float of some bits, a pointer or nothing; a vector where `count` is not 0."""
+
+    kind: str
+    bits: int = 0
+    count: int = 0
+
+    @property
+    def element(self) -> Type:
+        return self._replace(count=0)
+
+
+I1, I8, I16, I32, I64 = (Type("int", bits) for bits in (1, 8, 16, 32, 64))
+F32, F64 = Type("float", 32), Type("float", 64)
+POINTER, VOID = Type("pointer"), Type("void")
+
+
+@cache
+def _ir() -> Any:
+    """llvmlite's IR, imported when the first kernel is written: not at all where all of them are in the cache."""
+    from llvmlite import ir
+
+    return ir
+
+
+@cache
+def _llvm(type: Type) -> Any:
+    ir = _ir()
+    if type.count:
+        return ir.VectorType(_llvm(type.element), type.count)
+    if type.kind == "int":
+        return ir.IntType(type.bits)
+    if type.kind == "float":
+        return ir.FloatType() if type == F32 else ir.DoubleType()
+    return ir.PointerType() if type == POINTER else ir.VoidType()
+
+
+def _type_of(type: Any) -> Type:
+    """What `_llvm` makes `type` of."""
+    ir = _ir()
+    if isinstance(type, ir.VectorType):
+        return vector(_type_of(type.element), type.count)
+    if isinstance(type, ir.IntType):
+        return Type("int", type.width)
+    kinds = {ir.FloatType: F32, ir.DoubleType: F64, ir.PointerType: POINTER, ir.VoidType: VOID}
+    return next(ours for theirs, ours in kinds.items() if isinstance(type, theirs))
+
+
 def vector(element: Type, count: int) -> Type:
-    return ir.VectorType(element, count)
-
-
-def element(type: Type) -> Type:
-    return type.element if isinstance(type, ir.VectorType) else type
+    return element._replace(count=count)
 
 
 def is_float(type: Type) -> bool:
-    return isinstance(element(type), ir.FloatType | ir.DoubleType)
+    return type.kind == "float"
 
 
 def constant(type: Type, number: Any) -> Any:
     """A constant; of a vector type, one number for all lanes or a sequence of one for each."""
-    if isinstance(type, ir.VectorType):
+    ir, llvm = _ir(), _llvm(type)
+    if type.count:
         numbers = number if isinstance(number, Sequence) else [number] * type.count
-        return ir.Constant(type, [ir.Constant(type.element, n) for n in numbers])
-    return ir.Constant(type, number)
+        return ir.Constant(llvm, [ir.Constant(llvm.element, n) for n in numbers])
+    return ir.Constant(llvm, number)
+
+
+def _undefined(type: Type) -> Any:
+    return _ir().Constant(_llvm(type), _ir().Undefined)
 
 
 class Value:
     """An SSA value. `+ - * & | ^ << >>` work lane by lane; `>>` keeps the sign; `//` and `<` take unsigned integers."""
 
     def __init__(self, k: Kernel, value: Any) -> None:
-        self.k, self.ir, self.type = k, value, value.type
+        self.k, self.ir, self.type = k, value, _type_of(value.type)
 
     def _binary(self, other: Operand, integer: str, float_: str = "", swap: bool = False) -> Value:
         pair = (self.ir, self.k.operand(other, self.type))
@@ -137,13 +182,13 @@ class Value:
     # --- other types
 
     def _cast(self, name: str, type: Type) -> Value:
-        return self if type == self.type else Value(self.k, getattr(self.k.b, name)(self.ir, type))
+        if type == self.type:
+            return self
+        return Value(self.k, getattr(self.k.b, name)(self.ir, _llvm(type)))
 
     def _like(self, element_type: Type) -> Type:
         """`element_type`, as a vector where this value is one."""
-        if isinstance(self.type, ir.VectorType):
-            return vector(element_type, self.type.count)
-        return element_type
+        return vector(element_type, self.type.count)
 
     def signed(self, element_type: Type) -> Value:
         return self._cast("sext", self._like(element_type))
@@ -172,7 +217,7 @@ class Value:
     def splat(self, count: int) -> Value:
         """A vector of `count` copies."""
         first = self.k.b.insert_element(
-            ir.Constant(vector(self.type, count), ir.Undefined), self.ir, I32(0)
+            _undefined(vector(self.type, count)), self.ir, constant(I32, 0)
         )
         return self.k.shuffle(Value(self.k, first), None, [0] * count)
 
@@ -184,9 +229,10 @@ class Kernel:
     """One function under construction."""
 
     def __init__(self, name: str, record: np.dtype[Any]) -> None:
+        ir = _ir()
         self.module = ir.Module(name)
         self.record = record
-        kind = ir.FunctionType(ir.VoidType(), [POINTER, I64, I64])
+        kind = ir.FunctionType(_llvm(VOID), [_llvm(t) for t in (POINTER, I64, I64)])
         self.function = ir.Function(self.module, kind, name)
         self.function.attributes.add("nounwind")
         self.b = ir.IRBuilder(self.function.append_basic_block("entry"))
@@ -207,19 +253,19 @@ class Kernel:
     def arg(self, name: str) -> Value:
         """A field of the argument record."""
         offset = self.record.fields[name][1]  # type: ignore[index]
-        at = self.b.gep(self._args.ir, [I64(offset)], source_etype=I8)
-        return Value(self, self.b.load(at, typ=I64, align=8))
+        at = self.b.gep(self._args.ir, [constant(I64, offset)], source_etype=_llvm(I8))
+        return Value(self, self.b.load(at, typ=_llvm(I64), align=8))
 
     def load(self, address: Value, type: Type, offset: Operand = 0) -> Value:
-        return Value(self, self.b.load(self._pointer(address, offset), typ=type, align=1))
+        return Value(self, self.b.load(self._pointer(address, offset), typ=_llvm(type), align=1))
 
     def store(self, value: Value, address: Value, offset: Operand = 0) -> None:
         self.b.store(value.ir, self._pointer(address, offset), align=1)
 
     def _pointer(self, address: Value, offset: Operand = 0) -> Any:
         if isinstance(offset, int) and offset == 0:
-            return self.b.inttoptr(address.ir, POINTER)
-        return self.b.inttoptr((address + offset).ir, POINTER)
+            return self.b.inttoptr(address.ir, _llvm(POINTER))
+        return self.b.inttoptr((address + offset).ir, _llvm(POINTER))
 
     def pointer(self, address: Value) -> Value:
         return Value(self, self._pointer(address))
@@ -232,8 +278,8 @@ class Kernel:
 
     def shuffle(self, a: Value, b: Value | None, order: Sequence[int] | range) -> Value:
         """Lanes of a, numbered from 0, and of b, numbered on."""
-        other = ir.Constant(a.type, ir.Undefined) if b is None else b.ir
-        mask = ir.Constant(vector(I32, len(order)), [I32(i) for i in order])
+        other = _undefined(a.type) if b is None else b.ir
+        mask = constant(vector(I32, len(order)), list(order))
         return Value(self, self.b.shuffle_vector(a.ir, other, mask))
 
     def join(self, parts: Sequence[Value]) -> Value:
@@ -249,8 +295,8 @@ class Kernel:
     def call(self, name: str, result: Type, *operands: Value) -> Value:
         """Call an intrinsic."""
         if name not in self._callees:
-            kind = ir.FunctionType(result, [o.type for o in operands])
-            self._callees[name] = ir.Function(self.module, kind, name)
+            kind = _ir().FunctionType(_llvm(result), [o.ir.type for o in operands])
+            self._callees[name] = _ir().Function(self.module, kind, name)
         return Value(self, self.b.call(self._callees[name], [o.ir for o in operands]))
 
     def fma(self, a: Value, b: Value, c: Value) -> Value:
@@ -264,10 +310,9 @@ class Kernel:
         behind them, which leaves most units of the CPU idle for as long as either lasts. `register` is the letter of
         vector registers in assembly constraints.
         """
-        kind = ir.FunctionType(
-            ir.LiteralStructType([v.type for v in values]), [v.type for v in values]
-        )
-        outputs = [f"={register if isinstance(v.type, ir.VectorType) else 'r'}" for v in values]
+        ir, types = _ir(), [v.ir.type for v in values]
+        kind = ir.FunctionType(ir.LiteralStructType(types), types)
+        outputs = [f"={register if v.type.count else 'r'}" for v in values]
         inputs = map(str, range(len(values)))
         nothing = ir.InlineAsm(kind, "", ",".join((*outputs, *inputs)), side_effect=False)
         through = self.b.call(nothing, [v.ir for v in values])
@@ -276,14 +321,14 @@ class Kernel:
     def prefetch(self, address: Value, *, write: bool = False) -> None:
         """Ask for a cache line that is needed soon."""
         flags = [self.const(I32, n) for n in (int(write), 3, 1)]
-        self.call("llvm.prefetch.p0", ir.VoidType(), self.pointer(address), *flags)
+        self.call("llvm.prefetch.p0", VOID, self.pointer(address), *flags)
 
     def scratch(self, type: Type) -> Value:
         """The address of memory on the stack."""
         with self.b.goto_entry_block():
-            slot = self.b.alloca(type)
+            slot = self.b.alloca(_llvm(type))
             slot.align = 64
-            return Value(self, self.b.ptrtoint(slot, I64))
+            return Value(self, self.b.ptrtoint(slot, _llvm(I64)))
 
     # --- control
 
@@ -317,7 +362,7 @@ class Kernel:
         )
         self.b.branch(head)
         self.b.position_at_end(head)
-        phis = [self.b.phi(t) for t in (I64, *(c.type for c in carried))]
+        phis = [self.b.phi(_llvm(t)) for t in (I64, *(c.type for c in carried))]
         for phi, value in zip(phis, (first, *(c.ir for c in carried)), strict=True):
             phi.add_incoming(value, before)
         self.b.cbranch(self.b.icmp_signed("<", phis[0], self.operand(stop, I64)), inside, after)
@@ -345,15 +390,12 @@ class Kernel:
         """The part of `range(count)` that falls to this thread."""
         return count * self.thread // self.threads, count * (self.thread + 1) // self.threads
 
-    def finish(self) -> ir.Module:
+    def finish(self) -> Any:
+        """The LLVM module."""
         self.b.ret_void()
         return self.module
 
 
 def mangle(type: Type) -> str:
     """How intrinsics name a type: v16f32."""
-    if isinstance(type, ir.VectorType):
-        return f"v{type.count}{mangle(type.element)}"
-    if isinstance(type, ir.IntType):
-        return f"i{type.width}"
-    return "f64" if isinstance(type, ir.DoubleType) else "f32"
+    return (f"v{type.count}" if type.count else "") + f"{type.kind[0]}{type.bits}"

@@ -21,7 +21,8 @@ import numpy as np
 from nprt.ir import Array, Model, Op, Tensor, TensorType
 from nprt.jit import cache
 from nprt.jit.kernels import copy, fill
-from nprt.jit.run import ENTRY, JOB, keep
+from nprt.jit.layout import ENTRY, JOB
+from nprt.jit.run import keep
 from nprt.jit.simd import Level
 
 ALIGNMENT = 64

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from nprt.errors import BackendUnavailableError
-from nprt.jit.emit import F32, I8, I16, I32, I64, Kernel, Value, mangle, vector
+from nprt.jit.emit import F32, I1, I8, I16, I32, I64, VOID, Kernel, Type, Value, mangle, vector
 
 Array = Any
 
@@ -345,10 +345,10 @@ class Avx512Vnni(Avx2):
         ones = k.const(I64, -1).shift_right_unsigned(64 - count)
         mask = k.select(count.equals(0), 0, ones)
         if size < 64:
-            mask = mask.truncated(_int(size))
-        bits = mask.bits(vector(_int(1), size))
+            mask = mask.truncated(Type("int", size))
+        bits = mask.bits(vector(I1, size))
         name = f"llvm.masked.store.{mangle(value.type)}.p0"
-        k.call(name, _VOID, value, k.pointer(address), k.const(I32, 1), bits)
+        k.call(name, VOID, value, k.pointer(address), k.const(I32, 1), bits)
 
 
 class Avx512Vbmi(Avx512Vnni):
@@ -392,20 +392,6 @@ class NeonDot(Level):
     def dot4(self, k: Kernel, acc: Value, x: Value, w: Value) -> Value:
         return k.call("llvm.aarch64.neon.sdot.v4i32.v16i8", self.i32, acc, x, w)
 
-
-def _int(bits: int) -> Any:
-    from llvmlite import ir
-
-    return ir.IntType(bits)
-
-
-def _void() -> Any:
-    from llvmlite import ir
-
-    return ir.VoidType()
-
-
-_VOID = _void()
 
 # The best first.
 LEVELS: dict[str, Level] = {
