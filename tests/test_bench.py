@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from bench.peers import report, worker
+from bench.peers.forms import Forms, Images
 from bench.peers.measure import Result
-from bench.peers.models import Forms, Images
 from bench.peers.table import PEERS, RUNTIMES
 
 
@@ -25,6 +25,7 @@ def result(peer: str, ratio: float, threads: int = 1) -> Result:
         processor=0.5 * ratio,
         ratio=ratio,
         least_ratio=ratio,
+        processor_ratio=ratio,
         gmac_per_second=300 / ratio,
         share=0.75 / ratio,
         correlation=0.99,

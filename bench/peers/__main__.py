@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.peers import report
+from bench.peers.forms import Forms
 from bench.peers.measure import Failure, Result, measure
-from bench.peers.models import Forms, prepare
+from bench.peers.prepare import prepare
 from bench.peers.table import OURS, PEERS, RUNTIMES
 from nprt.jit.report import peak
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.peers.models import Forms
+from bench.peers.forms import Forms
 from bench.peers.table import OURS
 from nprt.jit.report import peak
 
@@ -69,7 +69,8 @@ class Result:
     """What one peer takes, in milliseconds: on the clock (median, least), and on all processors together.
 
     `ratio` is the median, over all rounds, of its time divided by nprt's in the same round; `least_ratio` that of the
-    least times. `share` is the median of what it reaches of the peak of its cores, measured in the same round.
+    least times, `processor_ratio` that of times on processors, which means something for one thread. `share` is the
+    median of what it reaches of the peak of its cores, measured in the same round.
     """
 
     model: str
@@ -81,6 +82,7 @@ class Result:
     processor: float
     ratio: float
     least_ratio: float
+    processor_ratio: float
     gmac_per_second: float
     share: float
     correlation: float
@@ -142,14 +144,19 @@ def _rounds(
 def _figures(
     turns: Sequence[Turn], ours: Sequence[Turn], macs: int, peaks: Sequence[float]
 ) -> dict[str, float]:
-    walls, our_walls = [turn["wall"] for turn in turns], [turn["wall"] for turn in ours]
+    walls, processors = [turn["wall"] for turn in turns], [turn["processor"] for turn in turns]
     median = statistics.median(walls)
     return {
         "median": 1e3 * median,
         "least": 1e3 * min(walls),
-        "processor": 1e3 * statistics.median(turn["processor"] for turn in turns),
-        "ratio": statistics.median(a / b for a, b in zip(walls, our_walls, strict=True)),
-        "least_ratio": min(walls) / min(our_walls),
+        "processor": 1e3 * statistics.median(processors),
+        "ratio": _median_ratio(walls, [turn["wall"] for turn in ours]),
+        "least_ratio": min(walls) / min(turn["wall"] for turn in ours),
+        "processor_ratio": _median_ratio(processors, [turn["processor"] for turn in ours]),
         "gmac_per_second": macs / median / 1e9,
         "share": statistics.median(macs / a / b for a, b in zip(walls, peaks, strict=True)),
     }
+
+
+def _median_ratio(times: Sequence[float], others: Sequence[float]) -> float:
+    return statistics.median(a / b for a, b in zip(times, others, strict=True))

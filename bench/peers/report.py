@@ -47,7 +47,8 @@ def lines(results: Iterable[Result], failures: Iterable[Failure]) -> str:
     rows = [
         f"  {r.peer:24}{milliseconds(r.median):>8} ms (least {milliseconds(r.least)}, on processors "
         f"{milliseconds(r.processor)}), {r.gmac_per_second:.1f} GMAC/s, "
-        f"{r.ratio:.2f} x nprt's time (least {r.least_ratio:.2f}), correlation {r.correlation:.4f}"
+        f"{r.ratio:.2f} x nprt's time (least {r.least_ratio:.2f}, on processors "
+        f"{r.processor_ratio:.2f}), correlation {r.correlation:.4f}"
         for r in results
     ]
     return "\n".join([*rows, *(f"  {f.peer:24}{f.error}" for f in failures)])

@@ -15,7 +15,7 @@ from executorch.extension.pybindings import portable_lib
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
 from bench.peers import run_torch
-from bench.peers.models import Forms, Images
+from bench.peers.forms import Forms, Images
 from bench.peers.table import Run
 
 

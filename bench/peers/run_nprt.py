@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.peers.models import Forms
+from bench.peers.forms import Forms
 from bench.peers.table import Run
 from nprt.session import Session
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from bench.peers.models import Forms, Images
+from bench.peers.forms import Forms, Images
 from bench.peers.table import Run
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import openvino
 
-from bench.peers.models import Forms, Images
+from bench.peers.forms import Forms, Images
 from bench.peers.table import Run
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.fx.experimental.optimization import fuse
 
-from bench.peers.models import Forms, Images
+from bench.peers.forms import Forms, Images
 from bench.peers.table import Run
 from models.architectures import ARCHITECTURES
 
@@ -53,7 +53,8 @@ def int8_compiled(forms: Forms, batch: int, threads: int) -> Run:
     quantizer = x86_inductor.X86InductorQuantizer()
     quantizer.set_global(x86_inductor.get_default_x86_inductor_quantization_config())
     with torch.no_grad():
-        observed = prepare_pt2e(torch.export.export(module(forms), example).module(), quantizer)
+        exported = torch.export.export(_separate(module(forms)), example).module()
+        observed = prepare_pt2e(exported, quantizer)
         calibrate(observed, forms, batch)
         return _run(_compiled(convert_pt2e(observed)))
 
@@ -76,15 +77,26 @@ def _engine(forms: Forms, batch: int, threads: int, engine: str) -> Run:
     return _run(script(forms, batch, engine))
 
 
-def module(forms: Forms, channels_last: bool = True) -> nn.Module:
+def _separate(module: fx.GraphModule) -> fx.GraphModule:
+    """A ReLU of its own for each call: the quantizer refuses graphs in which calls share one."""
+    for number, node in enumerate(module.graph.nodes):
+        node.meta.clear()  # it names the shared one
+        if node.op == "call_module" and isinstance(module.get_submodule(node.target), nn.ReLU):
+            node.target = f"relu_{number}"
+            module.add_module(node.target, nn.ReLU())
+    module.recompile()
+    return module
+
+
+def module(forms: Forms, channels_last: bool = True) -> fx.GraphModule:
     """The float32 network, its BatchNorms folded."""
     architecture = ARCHITECTURES[forms.name]
-    built = architecture.build().eval()
-    built.load_state_dict(torch.load(forms.weights))
-    built = fuse(built)
+    module = architecture.build().eval()
+    module.load_state_dict(torch.load(forms.weights))
+    fused: Any = fuse(module)
     if channels_last and len(architecture.input_shape) == 3:
-        built.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return built
+        fused.to(memory_format=torch.channels_last)
+    return fused
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bench.peers.models import Images
+from bench.peers.forms import Images
 
 Run = Callable[[Images], Images]  # one call of a network, as every runner makes it
 

@@ -7,7 +7,7 @@ from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+from packaging.utils import NormalizedName, canonicalize_name
 
 SOURCES = {
     "nprt": ("nprt", "converters")
@@ -16,7 +16,7 @@ SOURCES = {
 
 def megabytes(distributions: Iterable[str]) -> float:
     """Of these and all that they require, without bytecode, which Python writes itself."""
-    found: set[str] = set()
+    found: set[NormalizedName] = set()
     todo = [canonicalize_name(name) for name in distributions]
     while todo:
         name = todo.pop()
@@ -26,7 +26,7 @@ def megabytes(distributions: Iterable[str]) -> float:
     return sum(map(_bytes, found)) / 1e6
 
 
-def _requirements(name: str) -> list[str]:
+def _requirements(name: str) -> list[NormalizedName]:
     parsed = [Requirement(line) for line in metadata.requires(name) or ()]
     return [
         canonicalize_name(requirement.name)

@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 
 from bench.peers import run_executorch, run_torch
-from bench.peers.models import prepare
+from bench.peers.prepare import prepare
 
 
 def main() -> None:
