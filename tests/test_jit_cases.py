@@ -110,12 +110,19 @@ def is_wide(case):
     return case.types["y"].dtype not in ("int8", "uint8")
 
 
+# Functions of float64 that need no series or table.
+ARITHMETIC = (
+    *("abs", "clip", "hardshrink", "hardsigmoid", "hardswish", "leaky_relu", "nan_to_zero", "neg"),
+    *("reciprocal", "relu", "rsqrt", "softsign", "sqrt", "threshold"),
+)
+
 # The cases that run by their reference although their op has a kernel. Ops that are not here have none.
 BY_REFERENCE = {
     "adaptive_average_pool": is_float,
     "add": lambda c: c.types["y"].dtype == "int64",
     "average_pool": is_float,
     "batch_norm": lambda c: not is_float(c) and not c.constants,
+    "cast": lambda c: (c.types["x"].dtype, c.types["y"].dtype) != ("int32", "float32"),
     "conv": is_general_product,
     "conv_transpose": lambda c: is_general_product(c) or c.op.numerics == "onednn-general",
     "depthwise_conv": lambda c: (
@@ -141,6 +148,7 @@ BY_REFERENCE = {
     "resize": lambda c: c.op.mode == "linear" and len(c.types["x"].shape) == 5,
     "softmax": lambda c: is_float(c) or c.op.numerics == "torch",
     "sub": lambda c: c.types["y"].dtype == "int64",
+    "unary": lambda c: c.op.function not in ARITHMETIC,
 }
 
 

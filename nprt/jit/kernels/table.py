@@ -14,6 +14,7 @@ KERNELS = {
     "add": "elementwise.lower",
     "average_pool": "average.lower_average_pool",
     "batch_norm": "per_channel.lower_batch_norm",
+    "cast": "unary.lower_cast",
     "concat": "movement.lower_concat",
     "conv": "products.lower",
     "conv_transpose": "conv_transpose.lower",
@@ -40,6 +41,7 @@ KERNELS = {
     "softmax": "softmax.lower",
     "sub": "elementwise.lower",
     "transpose": "movement.lower_transpose",
+    "unary": "unary.lower",
 }
 
 # The fields that the kernels of each op heed. An op with another is run by its reference.
@@ -50,6 +52,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "add": ("clamp", "numerics"),
     "average_pool": (*POOL, "include_padding", "divisor", "clamp", "numerics"),
     "batch_norm": ("clamp", "numerics"),
+    "cast": (),
     "concat": ("axis",),
     "conv": (*WINDOW, "groups"),
     "conv_transpose": (*WINDOW, "output_padding", "groups"),
@@ -76,6 +79,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "softmax": ("axis", "numerics", "log"),
     "sub": ("clamp", "numerics"),
     "transpose": ("perm",),
+    "unary": ("function", "parameters"),
 }
 
 
