@@ -557,10 +557,7 @@ class Plan:
         Of a small model it takes most of the time, so everything is looked up beforehand.
         """
         acquire, release = self.lock.acquire, self.lock.release
-        plain = [
-            (n, v) for n, (v, i) in self.input_views.items() if not i and n not in self.foreign
-        ]
-        int8 = [(n, v) for n, (v, is_int8) in self.input_views.items() if is_int8]
+        inputs = [(n, v, i) for n, (v, i) in self.input_views.items() if n not in self.foreign]
         views = [self.output_views[name] for name in names]
         results = [partial(_codes, v) if is_int8 else v.copy for v, is_int8 in views]
         foreign = bool(self.foreign)
@@ -568,10 +565,11 @@ class Plan:
         def call(feeds: Mapping[str, Array]) -> list[Array]:
             acquire()
             try:
-                for name, view in plain:
-                    view[...] = feeds[name]
-                for name, view in int8:
-                    np.bitwise_xor(feeds[name].view(np.uint8), FLIP, out=view)
+                for name, view, is_int8 in inputs:
+                    if is_int8:
+                        np.bitwise_xor(feeds[name].view(np.uint8), FLIP, out=view)
+                    else:
+                        view[...] = feeds[name]
                 if foreign:
                     self._point_to(feeds)
                 for run_segment in segments:
