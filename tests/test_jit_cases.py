@@ -136,6 +136,7 @@ BY_REFERENCE = {
         z != (128 if c.types["w"].dtype == "uint8" else 0) for z in c.types["w"].quant.zero_point
     ),
     "global_average_pool": is_float,
+    "layer_norm": is_float,
     "linear": lambda c: is_general_product(c) or c.op.numerics == "onednn-general",
     "lookup": lambda c: "table" not in c.constants,
     "matmul": lambda c: is_float(c) or len(c.op.inputs) > 2 or c.op.numerics == "torch",
