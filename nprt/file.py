@@ -29,6 +29,7 @@ from nprt.version import __version__
 
 FORMAT_VERSION = 1
 HEADER = "model.json"
+FIELDS = "__dataclass_fields__"
 HEADER_FIELDS = {"format", "nprt", "origin", "inputs", "outputs", "constants", "types", "ops"}
 
 NPY_MAGIC = b"\x93NUMPY\x01\x00"
@@ -291,8 +292,18 @@ def _decode_fields(value: Any, cls: Any, where: str) -> dict[str, Any]:
 
 @cache
 def _field_hints(cls: Any) -> dict[str, Any]:
-    hints = typing.get_type_hints(cls)
-    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+    """The types of a dataclass's fields, as `typing.get_type_hints` has them; that takes ten times as long."""
+    hints = {}
+    for field in dataclasses.fields(cls):
+        # The class that declares a field shares it with those that inherit it.
+        sharing = [c for c in cls.__mro__ if c.__dict__.get(FIELDS, {}).get(field.name) is field]
+        hints[field.name] = _evaluated(str(field.type), sharing[-1].__module__)
+    return hints
+
+
+@cache
+def _evaluated(annotation: str, module: str) -> Any:
+    return eval(annotation, vars(sys.modules[module]))
 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:

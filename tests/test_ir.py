@@ -11,6 +11,7 @@ import pytest
 from tiny import codes, floats, two_layers
 
 from nprt.errors import ModelError, QuantizationError, ShapeError
+from nprt.file import _field_hints
 from nprt.ir import MAX_ELEMENTS, QuantParams, Tensor, TensorType, numel, symbols
 from nprt.ops.dynamic_quantize import DynamicQuantize
 from nprt.ops.linear import Linear
@@ -70,6 +71,7 @@ def test_each_op_is_described_by_its_class(name: str) -> None:
     assert op.INPUTS
     assert op.OUTPUTS
     hints = typing.get_type_hints(op)
+    assert _field_hints(op) == {field.name: hints[field.name] for field in dataclasses.fields(op)}
     for field in op.own_fields():
         assert storable(hints[field.name]), f"{name}.{field.name} cannot be written to a file"
     for method in ("type_rule", "reference"):

@@ -22,7 +22,7 @@ class Type(NamedTuple):
 
     kind: str
     bits: int = 0
-    count: int = 0
+    count: int = 0  # type: ignore[assignment] # not the method of tuples
 
     @property
     def element(self) -> Type:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -128,8 +128,7 @@ class Axis:
     step: int = 1
 
 
-@dataclass(frozen=True)
-class Windows:
+class Windows(NamedTuple):
     """Which pixels of x each pixel of y is the mean of.
 
     Attributes:

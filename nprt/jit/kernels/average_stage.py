@@ -7,7 +7,7 @@ codes of int8 plus 128.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,8 +34,7 @@ class Sums(NamedTuple):
         return self.lengths.prod(axis=1)
 
 
-@dataclass(frozen=True)
-class Stage:
+class Stage(NamedTuple):
     """How sums become bytes.
 
     Attributes:
@@ -46,7 +45,7 @@ class Stage:
 
     kind: str
     fields: Mapping[str, Array]
-    scalars: Mapping[str, int] = field(default_factory=dict)
+    scalars: Mapping[str, int] = MappingProxyType({})
 
 
 # --- formulas: sums, with their start, to bytes that are not yet saturated --------------------------------
@@ -183,11 +182,11 @@ def of_adaptive(numerics: str, x: TensorType, y: TensorType, sums: Sums) -> Stag
         for lengths in sums.lengths.T:
             factor = factor / lengths.astype(np.float32)
         stage = _multiplied(_raw(x, sums), factor, y, 0)
-        return replace(stage, scalars={**stage.scalars, "zero_point": 0})
+        return stage._replace(scalars={**stage.scalars, "zero_point": 0})
     if numerics == "torch-nhwc":
         inverse = np.float32(1) / sums.divisor.astype(np.float32)
         blocked = int(x.shape[-1]) // rounding.CHANNEL_BLOCK * rounding.CHANNEL_BLOCK
-        return replace(_multiplied(_differences(x, sums), inverse, y, blocked), kind="fused")
+        return _multiplied(_differences(x, sums), inverse, y, blocked)._replace(kind="fused")
     return of_mean(numerics, x, y, sums)
 
 
@@ -250,7 +249,7 @@ def _away_from_zero(x: TensorType, sums: Sums) -> Stage | None:
     ties = (count % 2 == 0) & (_shift(x) > 0)
     threshold = np.where(ties, _shift(x) * count + count // 2, -(2**31))
     stage = _fixed_point("away", start, multiplier, shift, np.zeros_like(shift), 0)
-    return replace(stage, fields={**stage.fields, "threshold": threshold})
+    return stage._replace(fields={**stage.fields, "threshold": threshold})
 
 
 def _summed_as_floats(x: TensorType, y: TensorType, sums: Sums) -> Stage | None:

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,8 +35,7 @@ RECORD = np.dtype(
 UNROLLED = 128  # taps of the largest window that a kernel has
 
 
-@dataclass(frozen=True)
-class Tile:
+class Tile(NamedTuple):
     """What the kernel does at a time.
 
     Attributes:

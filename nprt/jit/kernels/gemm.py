@@ -17,7 +17,6 @@ the registers hold two small tiles, one ends between the first steps of the next
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -44,8 +43,7 @@ RECORD = np.dtype(
 PANEL = np.dtype([("x", "i8"), ("y", "i8"), ("count", "i8")])
 
 
-@dataclass(frozen=True)
-class Sum:
+class Sum(NamedTuple):
     """An add of the product's codes and another value, in the same kernel.
 
     Attributes:
@@ -58,8 +56,7 @@ class Sum:
     first: bool
 
 
-@dataclass(frozen=True)
-class Tile:
+class Tile(NamedTuple):
     """What the kernel does at a time.
 
     Attributes:

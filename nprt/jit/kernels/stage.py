@@ -9,8 +9,7 @@ lanes).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,8 +23,7 @@ Layout = tuple[tuple[str, str], ...]
 Parameters = Mapping[str, Any]  # of one vector of channels: a Value, or two halves
 
 
-@dataclass(frozen=True)
-class Stage:
+class Stage(NamedTuple):
     """How sums become bytes.
 
     Attributes:
@@ -53,7 +51,7 @@ class Stage:
     def repeated(self, times: int) -> Stage:
         """The channels so many times over."""
         fields = {name: np.tile(array, times) for name, array in self.fields.items()}
-        return replace(self, fields=fields)
+        return self._replace(fields=fields)
 
     def pack(self, order: Array, lanes: int) -> Array:
         """The parameters as bytes.
