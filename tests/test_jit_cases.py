@@ -105,6 +105,15 @@ def is_general_product(case):
     return is_float(case) or len(case.op.inputs) > 3 or any(z != middle for z in zero_points)
 
 
+def is_scattered_mean(case):
+    """A mean in torch's order of which the columns are few, or not the last axes."""
+    rank = len(case.types["x"].shape)
+    behind = range(max(case.op.axes) + 1, rank)
+    columns = math.prod(case.types["x"].shape[axis] for axis in behind)
+    first = case.op.axes == tuple(range(1, rank - len(behind)))
+    return case.op.numerics == "torch-nhwc" and not (first and behind and columns >= 8)
+
+
 def is_wide(case):
     """Elements of more than 8 bits."""
     return case.types["y"].dtype not in ("int8", "uint8")
@@ -145,7 +154,7 @@ BY_REFERENCE = {
     "minimum": is_wide,
     "mul": lambda c: c.types["y"].dtype == "int64",
     "pad": lambda c: c.op.mode != "constant" or is_wide(c),
-    "reduce_mean": lambda c: is_float(c) or c.op.numerics == "torch-nhwc",
+    "reduce_mean": lambda c: is_float(c) or is_scattered_mean(c),
     "resize": lambda c: c.op.mode == "linear" and len(c.types["x"].shape) == 5,
     "softmax": lambda c: is_float(c) or c.op.numerics == "torch",
     "sub": lambda c: c.types["y"].dtype == "int64",

@@ -35,7 +35,7 @@ KERNELS = {
     "pad": "movement.lower_pad",
     "prelu": "elementwise.lower",
     "quantize": "quantize_planes.lower quantize.lower",
-    "reduce_mean": "row_mean.lower average.lower_mean",
+    "reduce_mean": "column_mean.lower row_mean.lower average.lower_mean",
     "reshape": "movement.lower_reshape",
     "resize": "resize.lower",
     "slice": "movement.lower_slice",
