@@ -38,11 +38,14 @@ RESULTS = [
     result("onnxruntime float32", 1.5),
     result("openvino int8", 1.25),
     result("nprt", 1.0, threads=2),
+    result("torch x86", 1.5, threads=2),
+    result("nprt", 1.0, threads=3),
 ]
 
 
 def test_the_fastest_form_counts() -> None:
-    (case,) = report.cases(RESULTS)  # with two threads there is no other to compare with
+    case, two_threads = report.cases(RESULTS)  # with three there is no other to compare with
+    assert two_threads.ours.threads == 2
     assert case.ours.peer == "nprt"
     assert [peer.peer for peer in case.peers] == [
         "openvino int8",
@@ -57,7 +60,10 @@ def test_the_fastest_form_counts() -> None:
 
 def test_table() -> None:
     row = report.markdown(report.cases(RESULTS)).splitlines()[2]
-    assert row == "| net | 1 | 1 | 0.500 | 300 | 75 % | 1.50 float32 | **1.25 int8** | - | - |"
+    assert (
+        row
+        == "| net | 1 | 0.500 / 0.500 | 75 % / 75 % | 1.50 / - | **1.25** / - | - / **1.50** | - / - |"
+    )
 
 
 @pytest.mark.parametrize(

@@ -65,31 +65,30 @@ def summary(found: Sequence[Case]) -> str:
 
 
 def markdown(found: Iterable[Case]) -> str:
-    """A row for each network, batch and number of threads; of each runtime the form that is fastest there."""
-    heads = ("network", "batch", "threads", "nprt, ms", "GMAC/s", "of peak", *RUNTIMES)
-    rows = [heads, ("---", *["---:"] * (len(heads) - 1))]
+    """A row for each network and batch; in a cell, a figure for each number of threads.
+
+    Of each other runtime: the time of its fastest form, divided by nprt's. Bold: the fastest of all of them.
+    """
+    heads = ("network", "batch", "nprt, ms", "of the peak", *RUNTIMES)
+    rows: list[Sequence[str]] = [heads, ("---", *["---:"] * (len(heads) - 1))]
+    groups: dict[tuple[str, int], list[Case]] = {}
     for case in found:
-        ours = case.ours
-        rows.append(
-            (
-                ours.model,
-                str(ours.batch),
-                str(ours.threads),
-                milliseconds(ours.median),
-                f"{ours.gmac_per_second:.0f}",
-                f"{100 * ours.share:.0f} %",
-                *(_cell(case, runtime) for runtime in RUNTIMES),
-            )
-        )
+        groups.setdefault((case.ours.model, case.ours.batch), []).append(case)
+    for (model, batch), these in groups.items():
+        cells = [
+            [milliseconds(case.ours.median) for case in these],
+            [f"{100 * case.ours.share:.0f} %" for case in these],
+            *([_ratio(case, runtime) for case in these] for runtime in RUNTIMES),
+        ]
+        rows.append((model, str(batch), *(" / ".join(cell) for cell in cells)))
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-def _cell(case: Case, runtime: str) -> str:
+def _ratio(case: Case, runtime: str) -> str:
     best = case.best(runtime)
     if best is None:
         return "-"
-    text = f"{best.ratio:.2f} {best.peer.removeprefix(runtime).strip()}"
-    return f"**{text}**" if best is case.peers[0] else text
+    return f"**{best.ratio:.2f}**" if best is case.peers[0] else f"{best.ratio:.2f}"
 
 
 def milliseconds(value: float) -> str:
@@ -105,7 +104,9 @@ def picture(found: Sequence[Case], peak: float, path: Path) -> None:
     threads = sorted({case.ours.threads for case in found})
     rows = list(dict.fromkeys((case.ours.model, case.ours.batch) for case in found))
     size = (4.6 * len(threads) + 1.6, 0.34 * len(rows) + 1.4)
-    figure, axes = plt.subplots(1, len(threads), sharey=True, squeeze=False, figsize=size)
+    figure, axes = plt.subplots(
+        1, len(threads), sharex=True, sharey=True, squeeze=False, figsize=size
+    )
     for axis, count in zip(axes[0], threads, strict=True):
         these = [case for case in found if case.ours.threads == count]
         _panel(axis, these, rows, peak * count)
@@ -129,5 +130,6 @@ def _panel(axis: Any, these: Sequence[Case], rows: Sequence[tuple[str, int]], pe
         marker, size = ("D", 46) if runtime == OURS else ("o", 30)
         axis.scatter(x, y, s=size, marker=marker, color=colour, label=runtime, zorder=3)
     axis.set_xscale("log")
+    axis.xaxis.set_major_formatter("{x:g}")
     axis.set_xlabel("GMAC/s")
     axis.grid(alpha=0.3, which="both")

@@ -94,12 +94,8 @@ def start(program: Program, folder: Path) -> Run:
     with tempfile.TemporaryDirectory() as empty:
         cache = Path(empty) if program.empty_cache else folder / "cache"
         command = [sys.executable, "-c", program.source(str(folder), str(cache))]
-        environment = {
-            **os.environ,
-            "NPRT_CACHE_DIR": str(cache),
-            "PYTHONPYCACHEPREFIX": str(folder / "bytecode"),
-        }
-        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        environment = {**os.environ, "NPRT_CACHE_DIR": str(cache)}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # packages come with their bytecode
         begin = time.perf_counter()
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
