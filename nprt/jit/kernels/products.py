@@ -178,7 +178,8 @@ def add_step(
     panels = math.ceil(channels / in_panel)  # of each group
     padded = np.zeros((groups, panels * in_panel, len(geometry.runs), run_bytes), np.int8)
     padded[:, :channels, :, : matrix.shape[2]] = matrix.reshape(groups, channels, *matrix.shape[1:])
-    packed = padded.reshape(groups * panels, vectors, lanes, steps, 4).transpose(0, 3, 1, 2, 4)
+    fours = padded.reshape(groups * panels, vectors, lanes, 4 * steps).view(np.int32)  # four int8
+    packed = fours.transpose(0, 3, 1, 2)
     order = np.full((groups, panels * in_panel), -1)
     order[:, :channels] = np.arange(groups * channels).reshape(groups, channels)
     parameters = stage.pack(order.reshape(-1, lanes), lanes)
@@ -216,7 +217,7 @@ def add_step(
             "runs": len(geometry.runs),
             "run_offset": np.ascontiguousarray(geometry.runs, np.int64),
             "run_bytes": run_bytes,
-            "w": np.ascontiguousarray(packed),
+            "w": packed,
             "panels": groups * panels,
             "panel_bytes": steps * in_panel * 4,
             "panel": about.reshape(-1),
