@@ -197,9 +197,9 @@ def test_rescale(level, tall):
             multiplier[:] = 2**30
             shift = rng.integers(32 if tall else 28, 40, level.lanes)
         rounding = np.int64(1) << (shift - 1)
-        odd = np.arange(level.lanes) % 2
-        stored = np.where(odd, shift - 32, shift) if tall else shift
-        split = [np.concatenate([v[0::2], v[1::2]]) for v in (multiplier, rounding, stored)]
+        split = [np.concatenate([v[0::2], v[1::2]]) for v in (multiplier, rounding, shift)]
+        if tall:
+            split[2] = (shift - 32).astype(np.int32)
 
         def body(k, at):
             half = level.lanes // 2
@@ -207,8 +207,11 @@ def test_rescale(level, tall):
                 tuple(k.load(at[f], vector(I64, half), i * 8 * half) for i in range(2))
                 for f in "bcd"
             ]
-            value = level.rescale(k, k.load(at["a"], level.i32), Rescale(*pairs), tall=tall)
-            k.store(value, at["y"])
+            acc, by = k.load(at["a"], level.i32), Rescale(*pairs[:2])
+            if tall:
+                k.store(level.rescale_tall(k, acc, by, k.load(at["d"], level.i32)), at["y"])
+            else:
+                k.store(level.rescale(k, acc, by, pairs[2]), at["y"])
 
         out = execute(level, f"rescale {tall}", body, level.bytes, acc, *split).view(np.int32)
         np.testing.assert_array_equal(out, Plain.rescale(acc, multiplier, shift))

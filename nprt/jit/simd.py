@@ -29,12 +29,18 @@ AT_HWCAP, HWCAP_ASIMDDP = 16, 1 << 20
 class Rescale(NamedTuple):
     """Fixed-point factors `multiplier * 2**-shift` of a vector of int32: int64 each, even lanes and odd lanes.
 
-    rounding is `1 << (shift - 1)`. `high_shift` (for odd lanes) is shift - 32 where all shifts are at least 32.
+    rounding is `1 << (shift - 1)`.
     """
 
     multiplier: tuple[Value, Value]
     rounding: tuple[Value, Value]
-    shift: tuple[Value, Value]
+
+    def products(self, acc: Value) -> tuple[Value, Value]:
+        """`acc * multiplier + rounding` of the even lanes and of the odd ones."""
+        both = acc.bits(self.multiplier[0].type)
+        even = ((both << 32) >> 32) * ((self.multiplier[0] << 32) >> 32)
+        odd = (both >> 32) * ((self.multiplier[1] << 32) >> 32)
+        return even + self.rounding[0], odd + self.rounding[1]
 
 
 class Plain:
@@ -206,47 +212,26 @@ class Level:
         """`round_to_int` of what is within +-2**30."""
         return self.round_to_int(k, v)
 
-    def rescale_tall(
-        self,
-        k: Kernel,
-        acc: Value,
-        multiplier: tuple[Value, Value],
-        rounding: tuple[Value, Value],
-        rest: Value,
-    ) -> Value:
-        """`Plain.rescale` for shifts of at least 32, the result within +-2**30.
+    def rescale_tall(self, k: Kernel, acc: Value, by: Rescale, rest: Value) -> Value:
+        """`Plain.rescale` for shifts of at least 32, whose result is within +-2**30.
 
-        The floor of the whole is the floor of its upper half's: `(a >> 32) >> rest`.
+        The floor of the whole is the floor of what its upper half says: `(a >> 32) >> rest`.
 
         Args:
-            multiplier, rounding: int64, of the even lanes and of the odd ones.
             rest: int32, shift - 32 of each lane.
         """
-        wide = vector(I64, self.lanes // 2)
-        both = acc.bits(wide)
-        even = (((both << 32) >> 32) * ((multiplier[0] << 32) >> 32)) + rounding[0]
-        odd = ((both >> 32) * ((multiplier[1] << 32) >> 32)) + rounding[1]
+        even, odd = by.products(acc)
         upper = [i + 1 if i % 2 == 0 else i + self.lanes for i in range(self.lanes)]
         return k.shuffle(even.bits(self.i32), odd.bits(self.i32), upper) >> rest
 
-    def rescale(self, k: Kernel, acc: Value, by: Rescale, *, tall: bool) -> Value:
-        """`Plain.rescale`, on even and odd lanes by themselves.
-
-        Args:
-            tall: all shifts are at least 32. Then the result is within +-2**30, and `by.shift` of the odd lanes is
-                shift - 32, which leaves the result where it belongs, in the upper halves.
-        """
-        half = self.lanes // 2
-        wide = vector(I64, half)
-        both = acc.bits(wide)
-        even = (((both << 32) >> 32) * ((by.multiplier[0] << 32) >> 32)) + by.rounding[0]
-        odd = ((both >> 32) * ((by.multiplier[1] << 32) >> 32)) + by.rounding[1]
-        even, odd = even >> by.shift[0], odd >> by.shift[1]
-        if not tall:
-            even = even.maximum(-(2**30)).minimum(2**30)
-            odd = odd.maximum(-(2**30)).minimum(2**30) << 32
+    def rescale(self, k: Kernel, acc: Value, by: Rescale, shift: tuple[Value, Value]) -> Value:
+        """`Plain.rescale`. shift is int64, of the even lanes and of the odd ones."""
+        even, odd = (
+            (product >> s).maximum(-(2**30)).minimum(2**30)
+            for product, s in zip(by.products(acc), shift, strict=True)
+        )
         order = [i if i % 2 == 0 else i + self.lanes for i in range(self.lanes)]
-        return k.shuffle(even.bits(self.i32), odd.bits(self.i32), order)
+        return k.shuffle(even.bits(self.i32), (odd << 32).bits(self.i32), order)
 
 
 class Avx2(Level):

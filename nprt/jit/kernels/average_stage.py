@@ -14,12 +14,12 @@ import numpy as np
 
 from nprt import rounding
 from nprt.ir import Array, TensorType
-from nprt.jit.emit import F32, F64, I64, Kernel, Value
+from nprt.jit.emit import F32, F64, I32, I64, Kernel, Value
 from nprt.jit.kernels.rows import float_bits
 from nprt.jit.simd import Level, Rescale
 
 # Numbers of each class, and of the whole step. Those of float32 are their bits.
-FIELDS = ("start", "multiplier", "rounding", "shift", "odd_shift", "threshold", "factor", "count")
+FIELDS = ("start", "multiplier", "rounding", "shift", "threshold", "factor", "count")
 SCALARS = ("zero", "scale", "y_scale", "zero_point", "blocked", "offset", "low", "high")
 
 
@@ -82,11 +82,14 @@ class Terms:
 
     def rescale(self, acc: Value, *, tall: bool) -> Value:
         half = self.level.lanes // 2
-        multiplier, rounding_, shift, odd = (
-            self.wide(n).splat(half) for n in ("multiplier", "rounding", "shift", "odd_shift")
+        multiplier, rounding_, shift = (
+            self.wide(n).splat(half) for n in ("multiplier", "rounding", "shift")
         )
-        by = Rescale((multiplier, multiplier), (rounding_, rounding_), (shift, odd))
-        return self.level.rescale(self.k, acc, by, tall=tall)
+        by = Rescale((multiplier, multiplier), (rounding_, rounding_))
+        if tall:
+            rest = (self.wide("shift") - 32).truncated(I32).splat(self.level.lanes)
+            return self.level.rescale_tall(self.k, acc, by, rest)
+        return self.level.rescale(self.k, acc, by, (shift, shift))
 
     def round(self, value: Value) -> Value:
         return self.level.round_to_int(self.k, value) + self.i("offset")
@@ -266,7 +269,6 @@ def _fixed_point(
 ) -> Stage:
     tall = bool(np.all(shift >= 32))
     fields = {"start": start, "multiplier": multiplier, "rounding": rounding_, "shift": shift}
-    fields["odd_shift"] = shift - 32 if tall else shift
     return Stage(f"{kind}_tall" if tall else kind, fields, {"offset": offset})
 
 

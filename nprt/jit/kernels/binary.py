@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nprt import rounding
-from nprt.jit.emit import I8, Kernel, Value
+from nprt.jit.emit import I8, I32, Kernel, Value
 from nprt.jit.kernels import rows
 from nprt.jit.kernels.stage import to_bytes
 from nprt.jit.simd import Level, Rescale
@@ -59,14 +59,11 @@ class Terms:
         multiplier, rounding_, shift = (
             self.k.arg(f"{which}_{part}") for part in ("multiplier", "rounding", "shift")
         )
-        tall = kind in "to"
-        odd = shift - 32 if tall else shift
-        by = Rescale(
-            (multiplier.splat(half),) * 2,
-            (rounding_.splat(half),) * 2,
-            (shift.splat(half), odd.splat(half)),
-        )
-        return self.level.rescale(self.k, value, by, tall=tall)
+        by = Rescale((multiplier.splat(half),) * 2, (rounding_.splat(half),) * 2)
+        if kind in "to":
+            rest = (shift - 32).truncated(I32).splat(self.level.lanes)
+            return self.level.rescale_tall(self.k, value, by, rest)
+        return self.level.rescale(self.k, value, by, (shift.splat(half),) * 2)
 
 
 def _integer(t: Terms, name: str, a: Value, b: Value) -> Value:

@@ -121,12 +121,12 @@ class Geometry:
         return cls(buffer, offsets, taps, 1, op.groups)
 
 
-def tile_shape(level: Level, rows: int, vectors: int, steps: int, run_steps: int) -> Tile:
+def tile_shape(level: Level, rows: int, vectors: int, runs: int, run_steps: int) -> Tile:
     """The tile with the least work for a matrix of `rows` rows and `vectors` vectors of channels.
 
     Args:
-        steps: of 4 bytes, of a row.
-        run_steps: of them in the first run.
+        runs: of a row; see `gemm`.
+        run_steps: of 4 bytes, of a run.
     """
     tiles = [
         Tile(high, wide)
@@ -138,21 +138,23 @@ def tile_shape(level: Level, rows: int, vectors: int, steps: int, run_steps: int
         tiles += [
             Tile(high, wide, ahead)
             for wide, high in level.overlapping_tiles.items()
-            if high < rows and steps * wide * level.bytes <= NEAR_BYTES
+            if high < rows and runs * run_steps * wide * level.bytes <= NEAR_BYTES
         ]
-    return min(tiles, key=lambda tile: _cycles(level, tile, rows, vectors, steps))
+    return min(tiles, key=lambda tile: _cycles(level, tile, rows, vectors, runs, run_steps))
 
 
-def _cycles(level: Level, tile: Tile, rows: int, vectors: int, steps: int) -> float:
+def _cycles(level: Level, tile: Tile, rows: int, vectors: int, runs: int, run_steps: int) -> float:
     """About how long a product takes.
 
     A step takes the greater of its dot products and its loads, two of which start in each cycle, and at least the
-    latency of one dot product. The rest was measured.
+    latency of one dot product. The rest was measured: weights from afar, the beginning of a run, the end of a tile.
     """
-    high, wide = tile.rows, tile.vectors
-    step = max(high * wide / level.dots_per_cycle, (high + wide) / 2, 4.5) + 0.25
+    high, wide, steps = tile.rows, tile.vectors, runs * run_steps
+    step = max(high * wide / level.dots_per_cycle, (high + wide) / 2, 4.5)
+    far = steps * wide * level.bytes > NEAR_BYTES
+    step += 0.25 + (wide * level.bytes / 256 if far else 0)
     end = high * wide * (1.5 if tile.ahead else 2.5)
-    return math.ceil(rows / high) * math.ceil(vectors / wide) * (steps * step + end)
+    return math.ceil(rows / high) * math.ceil(vectors / wide) * (steps * step + runs * 5 + end)
 
 
 def add_step(
@@ -171,8 +173,9 @@ def add_step(
     channels = len(weights) // groups
     matrix = weights.reshape(len(weights), len(geometry.runs), -1)
     run_bytes = math.ceil(matrix.shape[2] / 4) * 4
-    steps = len(geometry.runs) * run_bytes // 4
-    tile = tile_shape(level, geometry.rows, math.ceil(channels / lanes), steps, run_bytes // 4)
+    runs, run_steps = len(geometry.runs), run_bytes // 4
+    tile = tile_shape(level, geometry.rows, math.ceil(channels / lanes), runs, run_steps)
+    steps = runs * run_steps
     rows, vectors = tile.rows, tile.vectors
     in_panel = vectors * lanes
     panels = math.ceil(channels / in_panel)  # of each group

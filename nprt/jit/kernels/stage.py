@@ -98,12 +98,13 @@ def load_parameters(k: Kernel, level: Level, layout: Layout, address: Value) -> 
 
 
 def _integer(k: Kernel, level: Level, acc: Value, p: Parameters) -> Value:
-    by = Rescale(p["multiplier"], p["rounding"], p["shift"])
-    return level.rescale(k, acc, by, tall=False)  # eq. (7)
+    by = Rescale(p["multiplier"], p["rounding"])
+    return level.rescale(k, acc, by, p["shift"])  # eq. (7)
 
 
 def _integer_tall(k: Kernel, level: Level, acc: Value, p: Parameters) -> Value:
-    return level.rescale_tall(k, acc, p["multiplier"], p["rounding"], p["rest"])  # eq. (7)
+    by = Rescale(p["multiplier"], p["rounding"])
+    return level.rescale_tall(k, acc, by, p["rest"])  # eq. (7)
 
 
 def _multiply(k: Kernel, acc: Value, p: Parameters) -> Value:
