@@ -1,11 +1,13 @@
 """Moving bytes: padding, transposes, slices, joins. Same result as the assignment of one strided view to another.
 
-Up to four outer axes are walked with strides in bytes; the innermost part is a *run* of adjacent bytes, or, where the
-elements are not adjacent, a row of elements of 1, 2, 4 or 8 bytes.
+Up to five outer axes are walked with strides in bytes; the innermost part is a *run* of adjacent bytes, or, where the
+elements are not adjacent, a row of elements of 1, 2, 4 or 8 bytes, or one element again and again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,8 +29,8 @@ RECORD = np.dtype(
 ITEMS = {1: I8, 2: I16, 4: I32, 8: I64}
 
 
-def emit(name: str, level: Level, item: int) -> Any:
-    """`item` 0 copies runs of bytes; else rows of elements of so many bytes."""
+def emit(name: str, level: Level, item: int, *, repeat: bool = False) -> Any:
+    """`item` 0 copies runs of bytes; else rows of elements of so many bytes, or the first one over and over."""
     k = Kernel(name, RECORD)
     begin, end = k.share(k.arg("count"))
     run = k.arg("run")
@@ -41,17 +43,27 @@ def emit(name: str, level: Level, item: int) -> Any:
             at = rest % sizes[axis]
             rest = rest // sizes[axis]
             source, target = source + at * steps[axis][0], target + at * steps[axis][1]
-        if item:
+        if repeat:
+            element = k.load(source, ITEMS[item]).splat(level.bytes // item).bits(level.i8)
+            _store_run(k, level, run * item, target, lambda _: element)
+        elif item:
             from_item, to_item = k.arg("from_item"), k.arg("to_item")
             with k.range(0, run) as i:
                 k.store(k.load(source + i * from_item, ITEMS[item]), target + i * to_item)
         else:
-            whole = run // level.bytes * level.bytes
-            with k.range(0, whole, level.bytes) as i:
-                k.store(k.load(source, level.i8, i), target, i)
-            with k.when(whole < run):
-                level.store_first(k, k.load(source, level.i8, whole), target + whole, run - whole)
+            _store_run(k, level, run, target, partial(k.load, source, level.i8))
     return k.finish()
+
+
+def _store_run(
+    k: Kernel, level: Level, size: Value, target: Value, bytes: Callable[[Value], Value]
+) -> None:
+    """Adjacent bytes, of which `bytes(at)` are those from `at` on."""
+    whole = size // level.bytes * level.bytes
+    with k.range(0, whole, level.bytes) as at:
+        k.store(bytes(at), target, at)
+    with k.when(whole < size):
+        level.store_first(k, bytes(whole), target + whole, size - whole)
 
 
 def merge(
@@ -103,11 +115,11 @@ def add_step(
     }
     for axis, (size, a, b) in enumerate(axes):
         args |= {f"size{axis}": size, f"from_step{axis}": a, f"to_step{axis}": b}
-    level = p.level
+    level, repeat = p.level, kind > 0 and tuple(last) == (0, item)
     p.step(
         op,
-        f"copy {kind}",
-        lambda name: emit(name, level, kind),
+        f"copy {kind}{' repeat' * repeat}",
+        lambda name: emit(name, level, kind, repeat=repeat),
         RECORD,
         args,
         reads=[source],
