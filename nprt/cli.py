@@ -403,7 +403,7 @@ def run(options: argparse.Namespace) -> None:
             f"{len(session.outputs)} outputs; write an .npz file"
         )
     start = time.perf_counter()
-    with _showing_compilation():
+    with _showing_compilation() as compiled:
         arrays = session.run(None, feeds)
     seconds = time.perf_counter() - start
     results = {value.name: array for value, array in zip(session.outputs, arrays, strict=True)}
@@ -419,7 +419,8 @@ def run(options: argparse.Namespace) -> None:
     for item in described:
         _write(f"{item['name']}  {item['dtype']}{item['shape']}\n")
     where = f", written to {options.output}" if options.output else ""
-    _write(f"{1000 * seconds:.1f} ms on backend {session.backend}{where}\n")
+    took = f", {_count(len(compiled), 'kernel')} compiled" if compiled else ""
+    _write(f"{1000 * seconds:.1f} ms on backend {session.backend}{took}{where}\n")
 
 
 def info(options: argparse.Namespace) -> None:
@@ -535,26 +536,27 @@ def _require_compiler(command: str) -> None:
 
 
 @contextlib.contextmanager
-def _showing_compilation() -> Iterator[None]:
-    """On a terminal, a line counts the kernels that are compiled inside, once that takes more than a second."""
+def _showing_compilation() -> Iterator[list[str]]:
+    """What is compiled inside; on a terminal, a line counts it once that takes more than a second."""
+    compiled: list[str] = []
     cache = sys.modules.get("nprt.jit.cache")
-    if cache is None or not sys.stderr.isatty():
-        yield
+    if cache is None:
+        yield compiled
         return
-    before, start, shown = cache.compiled(), time.perf_counter(), ""
+    start, shown = time.perf_counter(), ""
 
-    def show(_: str) -> None:
+    def show(kernel: str) -> None:
         nonlocal shown
+        compiled.append(kernel)
         seconds = time.perf_counter() - start
-        if seconds > 1:
-            kernels = _count(cache.compiled() - before, "kernel")
-            shown = f"compiling: {kernels} in {seconds:.0f} s"
+        if seconds > 1 and sys.stderr.isatty():
+            shown = f"compiling: {_count(len(compiled), 'kernel')} in {seconds:.0f} s"
             sys.stderr.write(f"\r{shown}")
             sys.stderr.flush()
 
     try:
         with cache.watching(show):
-            yield
+            yield compiled
     finally:
         if shown:
             sys.stderr.write(f"\r{' ' * len(shown)}\r")

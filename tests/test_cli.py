@@ -411,6 +411,15 @@ def test_warmup_where_nothing_can_be_kept(small, kernels, capsys):
     assert err == f"nprt: error: {kernels}: machine code cannot be kept there\n"
 
 
+def test_run_says_that_it_compiled(small, kernels, tmp_path, capsys):
+    np.save(tmp_path / "x.npy", np.zeros((1, 3), np.float32))
+    for words in (", 2 kernels compiled", ""):
+        command = ["run", small, "--input", str(tmp_path / "x.npy"), "--backend", "numba"]
+        assert main(command) == 0
+        *_, last = capsys.readouterr().out.splitlines()
+        assert re.fullmatch(rf"\d+\.\d ms on backend numba{words}", last)
+
+
 class Terminal(io.StringIO):
     def isatty(self):
         return True
