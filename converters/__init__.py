@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+
 from nprt.converters.from_onnx import from_onnx
 from nprt.converters.from_torch import from_torch
 from nprt.converters.quantize import LayerConfig, QuantizationConfig
+
+# Warnings go to whoever listens; `nprt` itself has none, and does not import logging.
+logging.getLogger("nprt").addHandler(logging.NullHandler())
 
 __all__ = ["LayerConfig", "QuantizationConfig", "from_onnx", "from_torch"]

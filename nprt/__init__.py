@@ -3,7 +3,6 @@
 The names are imported at their first use, so that `import nprt` costs next to nothing.
 """
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 from nprt.errors import NprtError
@@ -13,8 +12,6 @@ if TYPE_CHECKING:
     from nprt.file import load
     from nprt.ir import Model
     from nprt.session import Session
-
-logging.getLogger("nprt").addHandler(logging.NullHandler())
 
 __all__ = ["Model", "NprtError", "Session", "__version__", "load"]
 

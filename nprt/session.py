@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,13 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from nprt import file
+from nprt import file, log
 from nprt.check import check
 from nprt.errors import BackendUnavailableError, InputError
 from nprt.ir import Array, Model, Shape, TensorType
 from nprt.reference import ReferenceBackend
-
-log = logging.getLogger("nprt")
 
 
 def _jit(model: Model, threads: int | None) -> Any:

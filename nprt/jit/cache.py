@@ -12,7 +12,6 @@ written, or a file that is damaged, only means that the kernel is compiled again
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import sys
 import threading
@@ -25,11 +24,11 @@ from typing import Any
 
 import llvmlite
 
+from nprt import log
 from nprt.errors import BackendUnavailableError
 from nprt.jit import image
 from nprt.jit.simd import Level, host
 
-log = logging.getLogger("nprt")
 _lock = threading.RLock()
 _addresses: dict[str, int] = {}
 _compiled: list[str] = []
