@@ -188,6 +188,12 @@ MUL = {
 DIV = {"integer": div_integer, "onnx": div_onnx, "pt2e": div_pt2e}
 
 
+def prelu_one(qs: Affine, code_range: tuple[int, int]) -> int:
+    """1 as a code of slopes, above their zero point."""
+    one = np.rint(np.float32(1) / np.float32(qs.scale)) + np.float32(qs.zero_point)
+    return int(np.clip(one, *code_range)) - int(qs.zero_point)
+
+
 def prelu_fbgemm(x: Array, slope: Array, qx: Affine, qs: Affine, qy: Affine) -> Array:
     """`x` where positive, else `x * slope`, as PyTorch's quantized prelu: eq. (53). Not yet clamped.
 
@@ -201,10 +207,9 @@ def prelu_fbgemm(x: Array, slope: Array, qx: Affine, qs: Affine, qy: Affine) -> 
         float32 holding integers.
     """
     info = np.iinfo(slope.dtype)
-    one = np.rint(np.float32(1) / np.float32(qs.scale)) + np.float32(qs.zero_point)
-    positive = np.int32(np.clip(one, info.min, info.max)) - qs.zero_point
+    positive = prelu_one(qs, (int(info.min), int(info.max)))
     difference = x.astype(np.int32) - qx.zero_point
-    factor = np.where(difference > 0, positive, slope.astype(np.int32) - qs.zero_point)
+    factor = np.where(difference > 0, np.int32(positive), slope.astype(np.int32) - qs.zero_point)
     multiplier = (
         np.float32(qx.scale) * np.float32(qs.scale) * (np.float32(1) / np.float32(qy.scale))
     )

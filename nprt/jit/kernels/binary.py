@@ -1,4 +1,4 @@
-"""add, sub and mul of two values. Same result as `ops.add`, `ops.sub` and `ops.mul` on codes.
+"""add, sub, mul and prelu of two values. Same result as the ops so named, on codes.
 
 Each numerics is its formula of `nprt.rounding`, on vectors. Codes of int8 are bytes minus 128; where a formula only
 uses differences from the zero point, that is folded into the zero point.
@@ -6,6 +6,7 @@ uses differences from the zero point, that is folded into the zero point.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -22,12 +23,17 @@ SCALARS = (
     *(f"{which}_{part}" for which in "aby" for part in ("multiplier", "low", "rounding", "shift")),
 )
 RECORD = rows.record(2, *SCALARS)
-OPS = ("add", "sub", "mul")
+OPS = ("add", "sub", "mul", "prelu")
+NEAR = "N"
 LOW_BITS = 11  # of a multiplier that is cut in two
 
 
 class Terms:
-    """The two operands as vectors, and the scalars, for one use of a formula."""
+    """The two operands as vectors, and the scalars, for one use of a formula.
+
+    kinds: three letters for factors, see `raised` and `rescale`; then "a" or "b" for an operand whose zero is byte 0,
+    and "N" where numbers are near zero before they are rounded, within +-2**30.
+    """
 
     def __init__(self, k: Kernel, level: Level, kinds: str) -> None:
         self.k, self.level, self.kinds = k, level, kinds
@@ -38,11 +44,17 @@ class Terms:
     def i(self, name: str) -> Value:
         return rows.int_arg(self.k, self.level, name)
 
-    def rescale(self, which: str, value: Value) -> Value:
-        """`value` in fixed point times a factor, which is for a and b times 2**20.
+    def from_zero(self, which: str, value: Value) -> Value:
+        return value if which in self.kinds[3:] else value - self.i(f"{which}_zero")
 
-        kinds, for a, b and y: "h" a factor of one half; "n" narrow, all in int32; "t" tall, "o" with the offset of y
-        in the rounding; "s" any other.
+    def round(self, value: Value) -> Value:
+        near = NEAR in self.kinds[3:]
+        return (self.level.round_near if near else self.level.round_to_int)(self.k, value)
+
+    def raised(self, which: str, value: Value) -> Value:
+        """`value * 2**20` of a or b times a factor.
+
+        kinds, for a and b: "h" a factor of one half; "n" narrow, all in int32; else as for `rescale`.
         """
         kind = self.kinds["aby".index(which)]
         if kind == "h":
@@ -53,34 +65,45 @@ class Terms:
             return (high + ((low + self.i(f"{which}_rounding")) >> LOW_BITS)) >> self.i(
                 f"{which}_shift"
             )
-        if which != "y":
-            value = value << rounding.ADD_SHIFT
+        return self.rescale(which, value << rounding.ADD_SHIFT)
+
+    def rescale(self, which: str, value: Value) -> Value:
+        """`value` in fixed point times a factor.
+
+        kinds: "t" tall, "o" tall with the offset of y in the rounding; "s" any other.
+        """
         half = self.level.lanes // 2
         multiplier, rounding_, shift = (
             self.k.arg(f"{which}_{part}") for part in ("multiplier", "rounding", "shift")
         )
         by = Rescale((multiplier.splat(half),) * 2, (rounding_.splat(half),) * 2)
-        if kind in "to":
+        if self.kinds["aby".index(which)] in "to":
             rest = (shift - 32).truncated(I32).splat(self.level.lanes)
             return self.level.rescale_tall(self.k, value, by, rest)
         return self.level.rescale(self.k, value, by, (shift.splat(half),) * 2)
 
 
 def _integer(t: Terms, name: str, a: Value, b: Value) -> Value:
-    a, b = a - t.i("a_zero"), b - t.i("b_zero")
+    a, b = t.from_zero("a", a), t.from_zero("b", b)
     if name == "mul":
         return t.rescale("y", a * b)
-    a, b = t.rescale("a", a), t.rescale("b", b)
+    if name == "prelu":
+        return _above_zero(t, a, t.rescale("a", a), t.rescale("y", a * b))
+    a, b = t.raised("a", a), t.raised("b", b)
     return t.rescale("y", a + b if name == "add" else a - b)  # eq. (11)
+
+
+def _above_zero(t: Terms, x: Value, yes: Value, no: Value) -> Value:
+    return t.k.select(t.k.const(x.type, 0).less_signed(x), yes, no)
 
 
 def _ort(t: Terms, name: str, a: Value, b: Value) -> Value:
     if name == "mul":
-        product = ((a - t.i("a_zero")) * (b - t.i("b_zero"))).to_float()
-        return t.level.round_to_int(t.k, product * t.f("a_scale") + t.f("constant"))  # eq. (14)
-    a, b = (a - t.i("a_zero")).to_float(), (b - t.i("b_zero")).to_float()
+        product = (t.from_zero("a", a) * t.from_zero("b", b)).to_float()
+        return t.round(product * t.f("a_scale") + t.f("constant"))  # eq. (14)
+    a, b = t.from_zero("a", a).to_float(), t.from_zero("b", b).to_float()
     inner = t.k.fma(b, t.f("b_scale"), t.f("constant"))
-    return t.level.round_to_int(t.k, t.k.fma(a, t.f("a_scale"), inner))  # eq. (13)
+    return t.round(t.k.fma(a, t.f("a_scale"), inner))  # eq. (13)
 
 
 def _combine(name: str, a: Value, b: Value) -> Value:
@@ -88,37 +111,39 @@ def _combine(name: str, a: Value, b: Value) -> Value:
 
 
 def _real(t: Terms, name: str, a: Value, b: Value) -> Value:
-    a = (a - t.i("a_zero")).to_float() * t.f("a_scale")
-    b = (b - t.i("b_zero")).to_float() * t.f("b_scale")
+    a = t.from_zero("a", a).to_float() * t.f("a_scale")
+    b = t.from_zero("b", b).to_float() * t.f("b_scale")
     return _combine(name, a, b)
 
 
 def _onnx(t: Terms, name: str, a: Value, b: Value) -> Value:
-    return t.level.round_to_int(t.k, _real(t, name, a, b) / t.f("y_scale"))  # eq. (15)
+    return t.round(_real(t, name, a, b) / t.f("y_scale"))  # eq. (15)
 
 
 def _pt2e(t: Terms, name: str, a: Value, b: Value) -> Value:
-    return t.level.round_to_int(t.k, _real(t, name, a, b) * t.f("y_scale"))  # eq. (34)
+    return t.round(_real(t, name, a, b) * t.f("y_scale"))  # eq. (34)
 
 
 def _fbgemm(t: Terms, name: str, a: Value, b: Value) -> Value:
-    if name == "mul":
-        product = ((a - t.i("a_zero")) * (b - t.i("b_zero"))).to_float()
-        return t.level.round_to_int(t.k, product * t.f("a_scale"))  # eq. (38)
+    if name in ("mul", "prelu"):
+        a, b = t.from_zero("a", a), t.from_zero("b", b)
+        factor = b if name == "mul" else _above_zero(t, a, t.i("b_multiplier"), b)  # eq. (53)
+        product = (a * factor).to_float()
+        return t.round(product * t.f("a_scale"))  # eq. (38)
     # a_zero and b_zero are what makes codes of bytes here, y_multiplier holds b's constant
-    a, b = (a - t.i("a_zero")).to_float(), (b - t.i("b_zero")).to_float()
+    a, b = t.from_zero("a", a).to_float(), t.from_zero("b", b).to_float()
     a = t.k.fma(t.f("a_scale"), a, t.f("constant"))
     b = t.k.fma(t.f("b_scale"), b, t.f("b_multiplier"))
-    return t.level.round_to_int(t.k, (a + b) * t.f("y_scale"))  # eq. (36)
+    return t.round((a + b) * t.f("y_scale"))  # eq. (36)
 
 
 def _fbgemm_scalar(t: Terms, name: str, a: Value, b: Value) -> Value:
     value = _real(t, name, a, b) * t.f("y_scale")
-    return t.level.round_to_int(t.k, value + t.f("constant"))  # eq. (48)
+    return t.round(value + t.f("constant"))  # eq. (48)
 
 
 def _qnnpack(t: Terms, name: str, a: Value, b: Value) -> Value:
-    a, b = a - t.i("a_zero"), b - t.i("b_zero")
+    a, b = t.from_zero("a", a), t.from_zero("b", b)
     total = a * t.i("a_multiplier") + b * t.i("b_multiplier")  # below 2**31
     size = total.maximum(0 - total) + t.i("y_rounding")  # below 2**32
     magnitude = size.shift_right_unsigned(t.i("y_shift"))
@@ -163,8 +188,8 @@ def emit(name: str, level: Level, op: str, numerics: str, kinds: str) -> Any:
 def _factor(
     which: str, real: float, multiplier: int, shift: int, offset: int
 ) -> tuple[str, dict[str, int]]:
-    """The kind of a factor, see `Terms.rescale`, and its scalars."""
-    fields = {"multiplier": multiplier, "rounding": 1 << (shift - 1), "shift": shift}
+    """The kind of a factor, see `Terms`, and its scalars."""
+    kind, fields = _plain_factor(multiplier, shift)
     if which != "y" and real == 0.5:
         return "h", fields
     if which != "y" and 32 <= shift <= 51:
@@ -178,11 +203,16 @@ def _factor(
         }
     if which == "y" and 32 <= shift <= 54:
         return "o", {**fields, "rounding": fields["rounding"] + (offset << shift)}
+    return kind, fields
+
+
+def _plain_factor(multiplier: int, shift: int) -> tuple[str, dict[str, int]]:
+    fields = {"multiplier": multiplier, "rounding": 1 << (shift - 1), "shift": shift}
     return ("t" if shift >= 32 else "s"), fields
 
 
 def scalars(op: Any, a: Any, b: Any, y: Any) -> tuple[str, dict[str, int]] | None:
-    """The kinds of `Terms.rescale` and the scalar arguments; None where the kernel does not do it."""
+    """The kinds of `Terms` and the scalar arguments; None where the kernel does not do it."""
     if not y.is_codes or op.numerics not in FORMULAS:
         return None
     shift_a, shift_b, shift_y = (128 if t.dtype == "int8" else 0 for t in (a, b, y))
@@ -190,7 +220,7 @@ def scalars(op: Any, a: Any, b: Any, y: Any) -> tuple[str, dict[str, int]] | Non
     largest = max(float(qa.scale), float(qb.scale), 1.0) * 256
     if largest * max(float(qa.scale), float(qb.scale), 1.0) * 256 > 1e38:
         return None  # float32 might overflow to something that is not a number
-    low, high = op.clamp or y.code_range
+    low, high = getattr(op, "clamp", None) or y.code_range
     args = {
         "offset": int(qy.zero_point) + shift_y,
         "low": low + shift_y,
@@ -203,7 +233,10 @@ def scalars(op: Any, a: Any, b: Any, y: Any) -> tuple[str, dict[str, int]] | Non
     f32 = np.float32
     if op.numerics == "integer":
         factors: dict[str, Any]
-        if op.name == "mul":
+        if op.name == "prelu":
+            one = np.float64(qa.scale) / np.float64(qy.scale)
+            factors = {"a": one, "y": np.float64(qa.scale) * np.float64(qb.scale) / qy.scale}
+        elif op.name == "mul":
             factors = {"y": np.float64(qa.scale) * np.float64(qb.scale) / np.float64(qy.scale)}
         else:
             twice = 2.0 * np.float64(max(qa.scale, qb.scale))
@@ -215,7 +248,11 @@ def scalars(op: Any, a: Any, b: Any, y: Any) -> tuple[str, dict[str, int]] | Non
         found = dict.fromkeys("aby", "s")
         for which, real in factors.items():
             multiplier, shift = map(int, rounding.quantize_multiplier(real))
-            found[which], fields = _factor(which, float(real), multiplier, shift, args["offset"])
+            found[which], fields = (
+                _plain_factor(multiplier, shift)
+                if op.name == "prelu"
+                else _factor(which, float(real), multiplier, shift, args["offset"])
+            )
             args |= {f"{which}_{part}": value for part, value in fields.items()}
         kinds = "".join(found.values())
     elif op.numerics == "ort" and op.name == "mul":
@@ -241,9 +278,11 @@ def scalars(op: Any, a: Any, b: Any, y: Any) -> tuple[str, dict[str, int]] | Non
             return None
         args |= {"a_multiplier": int(a_factor), "b_multiplier": int(b_factor)}
         args |= {"y_rounding": 1 << (shift - 1), "y_shift": shift}
-    elif op.numerics == "fbgemm" and op.name == "mul":
+    elif op.numerics == "fbgemm" and op.name in ("mul", "prelu"):
         factor = f32(qa.scale) * f32(qb.scale) * (f32(1) / f32(qy.scale))
         args |= {"a_scale": bits(factor)}
+        if op.name == "prelu":
+            args["b_multiplier"] = rounding.prelu_one(qb, b.code_range)
     else:
         inverse = op.numerics != "onnx"
         args |= {
@@ -260,4 +299,14 @@ def scalars(op: Any, a: Any, b: Any, y: Any) -> tuple[str, dict[str, int]] | Non
                 "a_zero": shift_a,
                 "b_zero": shift_b,
             }
-    return kinds, args
+    return kinds + _easy(op, args, qa, qb, qy), args
+
+
+def _easy(op: Any, args: Mapping[str, int], a: Any, b: Any, y: Any) -> str:
+    """What a formula may leave out; see `Terms`."""
+    sums = op.name in ("add", "sub")
+    largest = float(a.scale + b.scale) if sums else 255 * float(a.scale) * float(b.scale)
+    near = 1.01 * 255 * largest / float(y.scale) + 512 < 2.0**30
+    zeros = "".join(which for which in "ab" if args[f"{which}_zero"] == 0)
+    floats = op.name != "prelu" and op.numerics not in ("integer", "qnnpack")
+    return zeros + NEAR * (near and floats)
