@@ -153,6 +153,7 @@ class Planner:
 
     def __init__(self, model: Model, dims: Mapping[str, int], level: Level) -> None:
         self.model, self.dims, self.level = model, dims, level
+        self.types = {name: type.bind(dims) for name, type in model.types.items()}
         self.steps: list[Step] = []
         self.places: dict[str, list[Buffer]] = {}  # of each value: the same in several layouts
         self.readers: dict[str, list[Op]] = {}
@@ -165,7 +166,7 @@ class Planner:
     # --- what lower functions ask
 
     def type(self, name: str) -> TensorType:
-        return self.model.types[name].bind(self.dims)
+        return self.types[name]
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(map(int, self.type(name).shape))
@@ -338,10 +339,15 @@ def covers(have: Halo, need: Halo) -> bool:
     return all(a >= c and b >= d for (a, b), (c, d) in zip(have, need, strict=True))
 
 
+def address_of(array: Array) -> int:
+    """As `array.ctypes.data`, which takes longer: a plan asks for hundreds."""
+    return int(array.__array_interface__["data"][0])
+
+
 def aligned(array: Array) -> Array:
     """A copy that begins at a cache line: vectors that straddle two take twice the time to load."""
     memory = np.empty(array.nbytes + ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT
+    start = -address_of(memory) % ALIGNMENT
     copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
     copy[...] = array
     return copy
@@ -496,7 +502,7 @@ class Plan:
             self._keep.append((record, step.args))
             kernel = cache.address(self.level, step.kernel, step.build)
             chunks = self._chunks(step)
-            entries.append((kernel, record.ctypes.data, chunks, start, need))
+            entries.append((kernel, address_of(record), chunks, start, need))
             start += chunks
             if step.barrier:
                 need = start
@@ -508,7 +514,7 @@ class Plan:
         for name, value in step.args.items():
             if isinstance(value, np.ndarray):
                 step.args[name] = value = aligned(value)
-                record[name] = value.ctypes.data
+                record[name] = address_of(value)
             elif isinstance(value, Buffer):
                 record[name] = self.address(value)
                 if value.name in self.foreign and value is self.inputs[value.name]:
