@@ -126,39 +126,45 @@ class _Gemm:
 
     def finish(self) -> Any:
         k, tiles = self.k, self.k.arg("tiles")
-        tiles_of = self.overlapping if self.tile.ahead else self.one_by_one
         begin, end = k.share(k.arg("panels") * tiles)
-        with k.range(begin // tiles, (end + tiles - 1) // tiles) as index:
-            about = k.arg("panel") + index * PANEL.itemsize
-            panel = Panel(
-                x=k.arg("x") + k.load(about, I64, 0),
-                w=k.arg("w") + index * k.arg("panel_bytes"),
-                parameters=k.arg("parameters") + index * (self.tile.vectors * self.parameter_bytes),
-                y_ahead=k.load(about, I64, 8),
-                bytes=k.load(about, I64, 16),
-            )
-            start = (begin - index * tiles).maximum(0)
-            stop = (end - index * tiles).minimum(tiles)
-            tiles_of(start, stop, panel)
+        at = [begin // tiles, begin % tiles]
+
+        def following(panel: Value, tile: Value) -> list[Value]:
+            last = (tile + 1).equals(tiles)
+            return [k.select(last, panel + 1, panel), k.select(last, 0, tile + 1)]
+
+        def alone(_: Value, at: list[Value]) -> list[Value]:
+            number, panel = self.place(at)
+            _End(self, self.products(number, panel), number, panel).all()
+            return following(*at)
+
+        def overlapping(_: Value, carried: list[Value]) -> list[Value]:
+            """Each tile ends during the next. The first has none before it: what it ends goes to its own place."""
+            before = _End(self, carried[4:], *self.place(carried[2:4]))
+            sums = self.products(*self.place(carried[:2]), before)
+            before.store()
+            return [*following(*carried[:2]), *carried[:2], *sums]
+
+        if not self.tile.ahead:
+            k.loop(begin, end, 1, at, alone)
+            return k.finish()
+        nothing = [k.const(self.level.i32, 0)] * (self.tile.rows * self.tile.vectors)
+        _, _, *last = k.loop(begin, end, 1, [*at, *at, *nothing], overlapping)
+        with k.when(begin.less_signed(end)):
+            _End(self, last[2:], *self.place(last[:2])).all()
         return k.finish()
 
-    def one_by_one(self, start: Value, stop: Value, panel: Panel) -> None:
-        with self.k.range(start, stop) as number:
-            _End(self, self.products(number, panel), number, panel).all()
-
-    def overlapping(self, start: Value, stop: Value, panel: Panel) -> None:
-        """Each tile ends during the next. The first has none before it: what it ends goes to its own place."""
-
-        def turn(number: Value, sums: list[Value]) -> list[Value]:
-            before = _End(self, sums, (number - 1).maximum(start), panel)
-            following = self.products(number, panel, before)
-            before.store()
-            return following
-
-        nothing = [self.k.const(self.level.i32, 0)] * (self.tile.rows * self.tile.vectors)
-        sums = self.k.loop(start, stop, 1, nothing, turn)
-        with self.k.when(start.less_signed(stop)):
-            _End(self, sums, stop - 1, panel).all()
+    def place(self, at: list[Value]) -> tuple[Value, Panel]:
+        """The number of a tile in its panel, and the panel, from the numbers of both."""
+        k, (index, number) = self.k, at
+        about = k.arg("panel") + index * PANEL.itemsize
+        return number, Panel(
+            x=k.arg("x") + k.load(about, I64, 0),
+            w=k.arg("w") + index * k.arg("panel_bytes"),
+            parameters=k.arg("parameters") + index * (self.tile.vectors * self.parameter_bytes),
+            y_ahead=k.load(about, I64, 8),
+            bytes=k.load(about, I64, 16),
+        )
 
     # --- a tile
 

@@ -121,12 +121,15 @@ class Geometry:
         return cls(buffer, offsets, taps, 1, op.groups)
 
 
-def tile_shape(level: Level, rows: int, vectors: int, runs: int, run_steps: int) -> Tile:
+def tile_shape(
+    level: Level, rows: int, vectors: int, runs: int, run_steps: int, *, add: bool = False
+) -> Tile:
     """The tile with the least work for a matrix of `rows` rows and `vectors` vectors of channels.
 
     Args:
         runs: of a row; see `gemm`.
         run_steps: of 4 bytes, of a run.
+        add: whether an add follows in the same kernel; then registers hold more beside the sums.
     """
     tiles = [
         Tile(high, wide)
@@ -136,24 +139,27 @@ def tile_shape(level: Level, rows: int, vectors: int, runs: int, run_steps: int)
     if run_steps >= LEAST_AHEAD:
         ahead = MOST_AHEAD if run_steps >= MOST_AHEAD else LEAST_AHEAD
         tiles += [
-            Tile(high, wide, ahead)
+            Tile(high * 2 // 3 if add else high, wide, ahead)
             for wide, high in level.overlapping_tiles.items()
             if high < rows and runs * run_steps * wide * level.bytes <= NEAR_BYTES
         ]
-    return min(tiles, key=lambda tile: _cycles(level, tile, rows, vectors, runs, run_steps))
+    return min(tiles, key=lambda tile: _cycles(level, tile, rows, vectors, runs, run_steps, add))
 
 
-def _cycles(level: Level, tile: Tile, rows: int, vectors: int, runs: int, run_steps: int) -> float:
+def _cycles(
+    level: Level, tile: Tile, rows: int, vectors: int, runs: int, run_steps: int, add: bool
+) -> float:
     """About how long a product takes.
 
     A step takes the greater of its dot products and its loads, two of which start in each cycle, and at least the
     latency of one dot product. The rest was measured: weights from afar, the beginning of a run, the end of a tile.
     """
     high, wide, steps = tile.rows, tile.vectors, runs * run_steps
-    step = max(high * wide / level.dots_per_cycle, (high + wide) / 2, 4.5)
+    step = max(high * wide / level.dots_per_cycle, (high + wide) / 2, 4)
     far = steps * wide * level.bytes > NEAR_BYTES
     step += 0.25 + (wide * level.bytes / 256 if far else 0)
-    end = high * wide * (1.5 if tile.ahead else 2.5)
+    ends = {(False, False): 2.5, (False, True): 1.5, (True, False): 6, (True, True): 3.5}
+    end = high * wide * ends[add, bool(tile.ahead)]
     return math.ceil(rows / high) * math.ceil(vectors / wide) * (steps * step + runs * 5 + end)
 
 
@@ -174,7 +180,8 @@ def add_step(
     matrix = weights.reshape(len(weights), len(geometry.runs), -1)
     run_bytes = math.ceil(matrix.shape[2] / 4) * 4
     runs, run_steps = len(geometry.runs), run_bytes // 4
-    tile = tile_shape(level, geometry.rows, math.ceil(channels / lanes), runs, run_steps)
+    add = addition is not None
+    tile = tile_shape(level, geometry.rows, math.ceil(channels / lanes), runs, run_steps, add=add)
     steps = runs * run_steps
     rows, vectors = tile.rows, tile.vectors
     in_panel = vectors * lanes
