@@ -60,18 +60,13 @@ def address(level: Level, key: str, build: Callable[[str], Any]) -> int:
         return _addresses[name]
 
 
-def loaded() -> int:
-    """How many kernels this process has loaded."""
-    return len(_addresses)
-
-
 def compiled() -> int:
     """How many kernels this process has compiled."""
     return len(_compiled)
 
 
 def unkept() -> int:
-    """How many of them are not in the folder."""
+    """How many of the kernels that this process has loaded are not in the folder."""
     return sum(read(name) is None for name in list(_addresses))
 
 
