@@ -128,6 +128,8 @@ class Session:
             )
         self._backend = BACKENDS[backend](self.model, threads)
         self._recent: _Call | None = None
+        single = len(self.model.inputs) == len(self.model.outputs) == 1
+        self._only_input = self.model.inputs[0] if single else None
         log.debug("session on backend %s, %d ops", backend, len(self.model.ops))
 
     @property
@@ -192,16 +194,16 @@ class Session:
 
     def __call__(self, x: Array) -> Array:
         """The output for `x`, of a model with one input and one output."""
-        if len(self.model.inputs) != 1 or len(self.model.outputs) != 1:
+        if self._only_input is None:
             raise InputError(
                 f"the model has inputs {list(self.model.inputs)} and outputs {list(self.model.outputs)}; "
                 "call run(None, {name: array, ...})"
             )
-        if isinstance(x, Mapping):
+        if type(x) is not np.ndarray and isinstance(x, Mapping):
             raise InputError(
                 "called with a mapping; call run(None, {name: array}), or give the array alone"
             )
-        return self.run(None, {self.model.inputs[0]: x})[0]
+        return self.run(None, {self._only_input: x})[0]
 
 
 def check_feeds(model: Model, feeds: Mapping[str, Array]) -> dict[str, Array]:
