@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,12 +21,13 @@ from bench.peers.table import Run
 
 
 def int8(forms: Forms, batch: int, threads: int) -> Run:
-    return _run(int8_file(forms, batch), threads)
+    return _run(_kept(forms, f"int8-{batch}.pte", lambda: int8_file(forms, batch)), threads)
 
 
 def float32(forms: Forms, batch: int, threads: int) -> Run:
     example = torch.from_numpy(forms.images(batch))
-    return _run(_file(run_torch.module(forms, channels_last=False), example), threads)
+    module = run_torch.module(forms, channels_last=False)
+    return _run(_kept(forms, f"float32-{batch}.pte", lambda: _file(module, example)), threads)
 
 
 def int8_file(forms: Forms, batch: int) -> bytes:
@@ -38,6 +40,14 @@ def int8_file(forms: Forms, batch: int) -> bytes:
         observed = prepare_pt2e(torch.export.export(module, (example,)).module(), quantizer)
         run_torch.calibrate(observed, forms, batch)
         return _file(convert_pt2e(observed), example)
+
+
+def _kept(forms: Forms, name: str, make: Callable[[], bytes]) -> bytes:
+    """What `make` returns, which takes long, kept for other numbers of threads."""
+    path = forms.folder / name
+    if not path.exists():
+        path.write_bytes(make())
+    return path.read_bytes()
 
 
 def _file(module: Any, example: torch.Tensor) -> bytes:
