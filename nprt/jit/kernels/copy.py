@@ -29,19 +29,19 @@ RECORD = np.dtype(
 ITEMS = {1: I8, 2: I16, 4: I32, 8: I64}
 
 
-def emit(name: str, level: Level, item: int, *, repeat: bool = False) -> Any:
+def emit(name: str, level: Level, item: int, axes: int, *, repeat: bool = False) -> Any:
     """`item` 0 copies runs of bytes; else rows of elements of so many bytes, or the first one over and over."""
     k = Kernel(name, RECORD)
     begin, end = k.share(k.arg("count"))
     run = k.arg("run")
-    sizes = [k.arg(f"size{axis}") for axis in range(AXES)]
-    steps = [(k.arg(f"from_step{axis}"), k.arg(f"to_step{axis}")) for axis in range(AXES)]
+    sizes = [k.arg(f"size{axis}") for axis in range(axes)]
+    steps = [(k.arg(f"from_step{axis}"), k.arg(f"to_step{axis}")) for axis in range(axes)]
     with k.range(begin, end) as index:
         source, target = k.arg("from"), k.arg("to")
         rest: Value = index
-        for axis in reversed(range(AXES)):
-            at = rest % sizes[axis]
-            rest = rest // sizes[axis]
+        for axis in reversed(range(axes)):
+            at = rest % sizes[axis] if axis else rest
+            rest = rest // sizes[axis] if axis else rest
             source, target = source + at * steps[axis][0], target + at * steps[axis][1]
         if repeat:
             element = k.load(source, ITEMS[item]).splat(level.bytes // item).bits(level.i8)
@@ -104,7 +104,7 @@ def add_step(
         run, kind, last = item, 0, (0, 0)
     if len(axes) > AXES:
         return False
-    axes = [(1, 0, 0)] * (AXES - len(axes)) + axes
+    outer = len(axes)
     args: dict[str, Any] = {
         "from": (source, from_start),
         "to": (target, to_start),
@@ -118,8 +118,8 @@ def add_step(
     level, repeat = p.level, kind > 0 and tuple(last) == (0, item)
     p.step(
         op,
-        f"copy {kind}{' repeat' * repeat}",
-        lambda name: emit(name, level, kind, repeat=repeat),
+        f"copy {kind} {outer}{' repeat' * repeat}",
+        lambda name: emit(name, level, kind, outer, repeat=repeat),
         RECORD,
         args,
         reads=[source],
