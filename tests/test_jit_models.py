@@ -368,3 +368,42 @@ def test_a_planned_model_allocates_its_outputs_only():
         tracemalloc.stop()
     assert peak - before <= outputs + 2000  # an array object has some 100 bytes of its own
     assert after - before < 500
+
+
+def beside_padding():
+    """Images that a padded convolution reads, and an add behind a linear: as blocks of ConvNeXt have them."""
+    rng = np.random.default_rng(3)
+    quant, weight = QuantParams.of(0.1, 3), QuantParams.of(0.01, 0)
+    shape = ("N", 6, 5, 20)
+    types = {name: TensorType("int8", shape, quant) for name in ("x", "a", "d", "l", "y")}
+    constants = {}
+    for name, w_shape in (("w", (20, 3, 3, 20)), ("dw", (3, 3, 20)), ("lw", (20, 20))):
+        types[name] = TensorType("int8", w_shape, weight)
+        constants[name] = rng.integers(-128, 128, w_shape).astype(np.int8)
+    window = {"stride": (1, 1), "dilation": (1, 1), "padding": ((1, 1), (1, 1))}
+    ops = (
+        Conv(inputs=("x", "w"), outputs=("a",), **window),
+        DepthwiseConv(inputs=("a", "dw"), outputs=("d",), **window),
+        Linear(inputs=("d", "lw"), outputs=("l",)),
+        Add(inputs=("l", "a"), outputs=("y",)),
+    )
+    return check(Model(types=types, inputs=("x",), outputs=("y",), constants=constants, ops=ops))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_an_add_behind_a_linear_reads_images_with_padding(level, monkeypatch):
+    monkeypatch.setenv("NPRT_CPU", level)
+    model = beside_padding()
+    x = np.random.default_rng(0).integers(-128, 128, (2, 6, 5, 20)).astype(np.int8)
+    session = Session(model, backend="numba", threads=1)
+    wanted = Session(model, backend="numpy").run(None, {"x": x})[0]
+    np.testing.assert_array_equal(session.run(None, {"x": x})[0], wanted)
+    assert any(" add " in step["kernel"] for step in session.plan(N=2))
+
+
+def test_no_work_is_lost_however_finely_it_is_cut(monkeypatch):
+    monkeypatch.setattr(planning, "GRAIN", 0)
+    plan = Session(network(), backend="numba", threads=3)._backend.plan({"N": 1})
+    assert all(plan._chunks(step) >= 1 for step in plan.steps if step.run is None)
+    tiny = planning.Step(None, "tiny", (), ())
+    assert plan._chunks(tiny) == 1

@@ -531,7 +531,7 @@ class Plan:
             return 1
         moved = sum(buffer.bytes for buffer in (*step.reads, *step.writes))
         seconds = step.macs / MACS_PER_SECOND + moved / BYTES_PER_SECOND
-        return 1 if seconds < 2 * GRAIN else int(min(seconds / (GRAIN or 1e-9), 4 * self.threads))
+        return max(1, int(min(seconds / (GRAIN or 1e-9), 4 * self.threads)))
 
     def address(self, buffer: Buffer) -> int:
         owner = root(buffer)

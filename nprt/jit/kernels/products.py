@@ -209,7 +209,7 @@ def add_step(
     if addition is not None:
         then, other, more = addition
         reads.append(other)
-        pixels = other.pixels() if op.name == "conv" else np.arange(geometry.rows) * other.pixel
+        pixels = np.arange(geometry.rows) * other.pixel if other.dense else other.pixels()
         more = {**more, "other": other, "other_offset": repeated(pixels, rows)}
         clamped = (more["low"], more["high"]) != (0, 255)
         key += f" add {then.numerics} {then.kinds}{' first' * then.first}"
