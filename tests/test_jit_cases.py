@@ -138,7 +138,6 @@ BY_REFERENCE = {
         is_general_product(c)
         or c.types[c.op.inputs[0]].shape[-1] != c.types["y"].shape[-1]
         or c.op.numerics == "fbgemm-saturating"
-        or math.prod(c.types["w"].shape[:-1]) > 128
     ),
     "div": lambda c: c.types["y"].dtype in ("int32", "int64"),
     "dynamic_linear": lambda c: any(

@@ -14,6 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+ORDERED_VECTORS, ORDERED_SCALARS = (
+    24,
+    6,
+)  # that `Kernel.in_order` takes: some registers must be left
 Operand = Any  # a Value, or a Python number that stands for a constant of the other operand's type
 
 
@@ -308,8 +312,12 @@ class Kernel:
 
         What makes them stays before it and what uses them after: the compiler would put the products first and the rest
         behind them, which leaves most units of the CPU idle for as long as either lasts. `register` is the letter of
-        vector registers in assembly constraints.
+        vector registers in assembly constraints. More values than registers would be an error of the compiler that ends
+        the process; they stay in whatever order.
         """
+        vectors = sum(v.type.count > 0 for v in values)
+        if vectors > ORDERED_VECTORS or len(values) - vectors > ORDERED_SCALARS:
+            return list(values)
         ir, types = _ir(), [v.ir.type for v in values]
         kind = ir.FunctionType(ir.LiteralStructType(types), types)
         outputs = [f"={register if v.type.count else 'r'}" for v in values]

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nprt.jit.emit import I8, I32, I64, Kernel, Value
+from nprt.jit.emit import I8, I32, I64, ORDERED_SCALARS, Kernel, Value
 from nprt.jit.kernels import stage as stages
 from nprt.jit.kernels.stage import Layout
 from nprt.jit.simd import Level
@@ -32,7 +32,9 @@ RECORD = np.dtype(
         )
     ]
 )
-UNROLLED = 128  # taps of the largest window that a kernel has
+MOST_TAPS = 1024  # of a window: its kernel has them all one after the other
+MANY_TAPS = 64  # of a window whose pixels are done one by one, for the size of the kernel
+MOST_OPEN = 5  # pixels at a time, so that their sums are in registers
 
 
 class Tile(NamedTuple):
@@ -74,6 +76,13 @@ class Tile(NamedTuple):
         """The pixels whose window ends there."""
         last = place - (self.columns - 1) * self.dilation
         return [t for t in range(self.pixels) if t * self.step == last]
+
+    @property
+    def open(self) -> int:
+        """The most pixels that have begun and not ended at a time."""
+        reach = (self.columns - 1) * self.dilation
+        starts = [t * self.step for t in range(self.pixels)]
+        return max(sum(s <= place <= s + reach for s in starts) for place in self.places)
 
     @property
     def cost(self) -> float:
@@ -146,12 +155,13 @@ class _Depthwise:
         """The addresses anew, so that one column's weights and parameters are not kept for the next."""
         if not self.level.register:
             return addresses
+        tied, rest = addresses[:ORDERED_SCALARS], addresses[ORDERED_SCALARS:]
         flat = [v for own in sums.values() for v in own]
-        values = self.k.in_order([*addresses, *flat], self.level.register)
+        values = self.k.in_order([*tied, *flat], self.level.register)
         for i, t in enumerate(sums):
-            start = len(addresses) + 4 * i
+            start = len(tied) + 4 * i
             sums[t] = values[start : start + 4]
-        return values[: len(addresses)]
+        return [*values[: len(tied)], *rest]
 
     def init(self, parameters: Value) -> list[Value]:
         level = self.level
@@ -220,7 +230,7 @@ def lower(p: Any, op: Any) -> bool:
     if stage is None:
         return False
     kernel = tuple(map(int, w.shape[:-1]))
-    if math.prod(kernel) > UNROLLED:
+    if math.prod(kernel) > MOST_TAPS:
         return False
     source = p.read(op.inputs[0], op.padding)
     target = p.write(op.outputs[0], halo=True)
@@ -236,10 +246,12 @@ def tile_shape(level: Level, op: Any, kernel: tuple[int, ...], width: int, join:
     step = join * op.stride[-1]
     lines = math.prod(kernel[:-1])
     kinds = [(kernel[-1], op.dilation[-1], lines), (1, 1, math.prod(kernel))]
+    few = math.prod(kernel) <= MANY_TAPS
     tiles = [
-        Tile(pixels, step, *kind)
-        for pixels in range(1, min(level.pixels, width) + 1)
-        for kind in kinds
+        tile
+        for pixels in range(1, (min(level.pixels, width) if few else 1) + 1)
+        for tile in (Tile(pixels, step, *kind) for kind in kinds)
+        if pixels == 1 or tile.open <= MOST_OPEN
     ]
     return min(tiles, key=lambda tile: math.ceil(width / tile.pixels) * tile.cost)
 
