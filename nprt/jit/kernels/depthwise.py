@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,9 +81,7 @@ class Tile(NamedTuple):
     @property
     def open(self) -> int:
         """The most pixels that have begun and not ended at a time."""
-        reach = (self.columns - 1) * self.dilation
-        starts = [t * self.step for t in range(self.pixels)]
-        return max(sum(s <= place <= s + reach for s in starts) for place in self.places)
+        return min(self.pixels, (self.columns - 1) * self.dilation // self.step + 1)
 
     @property
     def cost(self) -> float:
@@ -241,11 +240,10 @@ def lower(p: Any, op: Any) -> bool:
     return True
 
 
-def tile_shape(level: Level, op: Any, kernel: tuple[int, ...], width: int, join: int) -> Tile:
+@cache
+def tile_shape(level: Level, kernel: tuple[int, ...], step: int, dilation: int, width: int) -> Tile:
     """The tile with the least work for lines of `width` output pixels."""
-    step = join * op.stride[-1]
-    lines = math.prod(kernel[:-1])
-    kinds = [(kernel[-1], op.dilation[-1], lines), (1, 1, math.prod(kernel))]
+    kinds = [(kernel[-1], dilation, math.prod(kernel[:-1])), (1, 1, math.prod(kernel))]
     few = math.prod(kernel) <= MANY_TAPS
     tiles = [
         tile
@@ -264,7 +262,7 @@ def add_step(
     *kernel, channels = weights.shape
     y = p.type(op.outputs[0])
     width = y.shape[-2] // join
-    tile = tile_shape(level, op, tuple(kernel), width, join)
+    tile = tile_shape(level, tuple(kernel), join * op.stride[-1], op.dilation[-1], width)
     stage, channels = stage.repeated(join), channels * join
 
     # weights by column: (columns, taps, channels)

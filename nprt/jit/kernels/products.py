@@ -6,6 +6,7 @@ Needs: a constant w whose zero points are 0.
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -121,6 +122,7 @@ class Geometry:
         return cls(buffer, offsets, taps, 1, op.groups)
 
 
+@cache
 def tile_shape(
     level: Level, rows: int, vectors: int, runs: int, run_steps: int, *, add: bool = False
 ) -> Tile:
