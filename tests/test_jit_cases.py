@@ -200,3 +200,13 @@ def test_expected_is_the_reference():
     np.testing.assert_array_equal(
         Session(case.model(), backend="numpy").run(None, feeds)[0], wanted
     )
+
+
+def test_every_end_of_a_product_is_among_the_cases():
+    """Numbers too large for int32, clamps, tiles that overlap: a kernel of each is compared with the reference."""
+    names = ("conv", "linear", "depthwise_conv")
+    kernels = {kernel for name in names for case in CASES[name] for kernel in kernels_of(case)}
+    words = {word for kernel in kernels for word in kernel.split()}
+    kinds = {name + far for name in stage.REAL for far in ("", stage.FAR)}
+    assert words >= {*kinds, "integer", "integer_tall", "sum", "clamped"}
+    assert "ahead" in words or not simd.choose().overlapping_tiles

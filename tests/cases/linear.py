@@ -215,4 +215,18 @@ CASES = [
         )
         for w in ("*0.004..0.009/0", "*0.0073+0")
     ],
+    # Numbers before rounding that int32 does not hold, on both sides.
+    *[
+        case(
+            f"beyond_int32_{numerics}_{'channels' if '/' in w else 'tensor'}",
+            Linear,
+            "u8[N,33]*1.7+117",
+            f"const i8[7,33]{w}",
+            "const f32[7]",
+            y="u8*1e-6+117",
+            numerics=numerics,
+        )
+        for numerics in ("fbgemm", "onednn", "pt2e")
+        for w in ("*0.4..0.9/0", "*0.73+0")
+    ],
 ]
