@@ -35,6 +35,7 @@ def result(peer: str, ratio: float, threads: int = 1) -> Result:
 RESULTS = [
     result("onnxruntime int8", 2.0),
     result("nprt", 1.0),
+    result("nprt integer", 1.1),
     result("onnxruntime float32", 1.5),
     result("openvino int8", 1.25),
     result("nprt", 1.0, threads=2),
@@ -47,6 +48,9 @@ def test_the_fastest_form_counts() -> None:
     case, two_threads = report.cases(RESULTS)  # with three there is no other to compare with
     assert two_threads.ours.threads == 2
     assert case.ours.peer == "nprt"
+    assert case.integer is not None
+    assert case.integer.ratio == 1.1
+    assert two_threads.integer is None
     assert [peer.peer for peer in case.peers] == [
         "openvino int8",
         "onnxruntime float32",
@@ -62,7 +66,7 @@ def test_table() -> None:
     row = report.markdown(report.cases(RESULTS)).splitlines()[2]
     assert (
         row
-        == "| net | 1 | 0.500 / 0.500 | 75 % / 75 % | 1.50 / - | **1.25** / - | - / **1.50** | - / - |"
+        == "| net | 1 | 0.500 / 0.500 | 75 % / 75 % | 1.10 / - | 1.50 / - | **1.25** / - | - / **1.50** | - / - |"
     )
 
 

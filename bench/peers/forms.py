@@ -37,7 +37,13 @@ class Forms:
         return self.folder / "qdq.onnx"
 
     @property
+    def nprt_integer(self) -> Path:
+        """With integer arithmetic alone."""
+        return self.folder / "integer.nprt"
+
+    @property
     def nprt(self) -> Path:
+        """With onnxruntime's factors, which are float32."""
         return self.folder / "model.nprt"
 
     @cached_property

@@ -37,7 +37,8 @@ def prepare(name: str, folder: Path) -> Forms:
         warnings.simplefilter("ignore")  # torch calls its exporter to ONNX deprecated
         export_onnx(fuse(module), forms.float_onnx, architecture.input_shape)
     _quantize_onnx(forms)
-    from_onnx(forms.float_onnx, calibration={"input": images}).save(forms.nprt)
+    for numerics, path in (("ort", forms.nprt), ("integer", forms.nprt_integer)):
+        from_onnx(forms.float_onnx, calibration={"input": images}, numerics=numerics).save(path)
     return forms
 
 

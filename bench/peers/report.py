@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.peers.measure import Failure, Result
-from bench.peers.table import OURS, RUNTIMES
+from bench.peers.table import INTEGER, OURS, RUNTIMES
 
 COLOURS = dict(
     zip((OURS, *RUNTIMES), ("#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#ff7f0e"), strict=True)
@@ -21,6 +21,7 @@ class Case:
     """All results for one network, batch and number of threads. `peers`: the fastest first."""
 
     ours: Result
+    integer: Result | None
     peers: tuple[Result, ...]
 
     def best(self, runtime: str) -> Result | None:
@@ -35,10 +36,10 @@ def cases(results: Sequence[Result]) -> list[Case]:
         groups.setdefault((result.model, result.batch, result.threads), []).append(result)
     found = []
     for key in dict.fromkeys((result.model, result.batch, result.threads) for result in results):
-        ours = [result for result in groups[key] if result.peer == OURS]
-        peers = tuple(result for result in groups[key] if result.peer != OURS)
-        if ours and peers:
-            found.append(Case(ours[0], peers))
+        named = {result.peer: result for result in groups[key]}
+        ours, integer = named.pop(OURS, None), named.pop(INTEGER, None)
+        if ours and named:
+            found.append(Case(ours, integer, tuple(named.values())))
     return found
 
 
@@ -67,9 +68,10 @@ def summary(found: Sequence[Case]) -> str:
 def markdown(found: Iterable[Case]) -> str:
     """A row for each network and batch; in a cell, a figure for each number of threads.
 
-    Of each other runtime: the time of its fastest form, divided by nprt's. Bold: the fastest of all of them.
+    Of each other runtime, and of nprt with integers alone: its time, in its fastest form, divided by nprt's. Bold: the
+    fastest of all the others.
     """
-    heads = ("network", "batch", "nprt, ms", "of the peak", *RUNTIMES)
+    heads = ("network", "batch", "nprt, ms", "of the peak", "integer", *RUNTIMES)
     rows: list[Sequence[str]] = [heads, ("---", *["---:"] * (len(heads) - 1))]
     groups: dict[tuple[str, int], list[Case]] = {}
     for case in found:
@@ -78,6 +80,7 @@ def markdown(found: Iterable[Case]) -> str:
         cells = [
             [milliseconds(case.ours.median) for case in these],
             [f"{100 * case.ours.share:.0f} %" for case in these],
+            [f"{case.integer.ratio:.2f}" if case.integer else "-" for case in these],
             *([_ratio(case, runtime) for case in these] for runtime in RUNTIMES),
         ]
         rows.append((model, str(batch), *(" / ".join(cell) for cell in cells)))

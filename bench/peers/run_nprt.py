@@ -7,5 +7,9 @@ from bench.peers.table import Run
 from nprt.session import Session
 
 
-def int8(forms: Forms, batch: int, threads: int) -> Run:
+def ort(forms: Forms, batch: int, threads: int) -> Run:
     return Session(forms.nprt, backend="numba", threads=threads)
+
+
+def integer(forms: Forms, batch: int, threads: int) -> Run:
+    return Session(forms.nprt_integer, backend="numba", threads=threads)

@@ -8,7 +8,10 @@ from bench.peers.forms import Images
 
 Run = Callable[[Images], Images]  # one call of a network, as every runner makes it
 
-OURS = "nprt"
+OURS, INTEGER = (
+    "nprt",
+    "nprt integer",
+)  # with float32 factors as onnxruntime has them, and with integers alone
 RUNTIMES = (
     "onnxruntime",
     "openvino",
@@ -18,7 +21,8 @@ RUNTIMES = (
 
 # name: the module and its function (forms, batch, threads) -> Run
 PEERS = {
-    OURS: ("run_nprt", "int8"),
+    OURS: ("run_nprt", "ort"),
+    INTEGER: ("run_nprt", "integer"),
     "onnxruntime int8": ("run_onnxruntime", "int8"),
     "onnxruntime float32": ("run_onnxruntime", "float32"),
     "openvino int8": ("run_openvino", "int8"),
