@@ -11,6 +11,7 @@ from typing import Any
 from bench.peers.measure import Failure, Result
 from bench.peers.table import INTEGER, OURS, RUNTIMES
 
+MOST = 10  # times as slow; what is more says only that threads were disturbed
 COLOURS = dict(
     zip((OURS, *RUNTIMES), ("#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#ff7f0e"), strict=True)
 )
@@ -91,7 +92,8 @@ def _ratio(case: Case, runtime: str) -> str:
     best = case.best(runtime)
     if best is None:
         return "-"
-    return f"**{best.ratio:.2f}**" if best is case.peers[0] else f"{best.ratio:.2f}"
+    text = f"{best.ratio:.2f}" if best.ratio < MOST else f"> {MOST}"
+    return f"**{text}**" if best is case.peers[0] else text
 
 
 def milliseconds(value: float) -> str:
