@@ -14,10 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-ORDERED_VECTORS, ORDERED_SCALARS = (
-    24,
-    6,
-)  # that `Kernel.in_order` takes: some registers must be left
+# What `Kernel.in_order` takes at most: some registers must be left.
+ORDERED_VECTORS, ORDERED_SCALARS = 24, 6
 Operand = Any  # a Value, or a Python number that stands for a constant of the other operand's type
 
 

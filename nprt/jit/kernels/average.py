@@ -33,9 +33,8 @@ from nprt.ops.adaptive_average_pool import adaptive_windows
 
 NAMES = ("x", "y", "windows", "count", "channels", "classes", "tap", *SCALARS)
 RECORD = np.dtype([(name, "i8") for name in NAMES])
-WINDOW = np.dtype(
-    [(name, "u4") for name in ("x", "y", "klass")]
-)  # offsets, the last among the classes
+# Offsets, the last among the classes.
+WINDOW = np.dtype([(name, "u4") for name in ("x", "y", "klass")])
 CLASS = np.dtype([(name, "i8") for name in (*FIELDS, "tap", "taps")])
 NARROW = 2**16 // 255  # so many bytes add up in 16 bits
 

@@ -10,7 +10,7 @@ import numpy as np
 from nprt import rounding
 from nprt.ir import Array
 from nprt.jit.emit import F32, F64, I8, I32, Kernel, Value, vector
-from nprt.jit.kernels.rows import float_bits
+from nprt.jit.kernels.rows import float_bits, int_arg
 from nprt.jit.kernels.stage import to_bytes
 from nprt.jit.simd import Level
 
@@ -41,7 +41,7 @@ def emit(name: str, level: Level, *, affine: bool) -> Any:
             for j in range(4):
                 first = at + j * level.lanes
                 byte = k.load(x + first, vector(I8, level.lanes)).unsigned(I32)
-                value = ((byte - _int(k, level, "zero")).to_float() - mean) * factor  # eq. (51)
+                value = ((byte - int_arg(k, level, "zero")).to_float() - mean) * factor  # eq. (51)
                 if affine:
                     w, b = (k.load(k.arg(n) + first * 4, level.f32) for n in ("weight", "bias"))
                     value = k.fma(value, w, b)
@@ -54,10 +54,6 @@ def emit(name: str, level: Level, *, affine: bool) -> Any:
         with k.when(whole < size):
             level.store_first(k, codes(whole), y + whole, size - whole)
     return k.finish()
-
-
-def _int(k: Kernel, level: Level, name: str) -> Value:
-    return k.arg(name).truncated(I32).splat(level.lanes)
 
 
 def _statistics(
@@ -96,11 +92,12 @@ def _statistics(
 def _quantized(k: Kernel, level: Level, value: Value, first: Value) -> Value:
     """The zero point is added after rounding in whole blocks, before it elsewhere: eq. (34) and (48)."""
     numbers = k.const(level.i32, range(level.lanes)) + first.truncated(I32).splat(level.lanes)
-    blocked, zero = numbers.less_signed(_int(k, level, "blocked")), _int(k, level, "y_zero_point")
+    blocked = numbers.less_signed(int_arg(k, level, "blocked"))
+    zero = int_arg(k, level, "y_zero_point")
     before = k.select(blocked, k.const(level.i32, 0), zero).to_float()
     value = value * k.arg("inverse").truncated(I32).bits(F32).splat(level.lanes)
     code = level.round_to_int(k, value + before) + k.select(blocked, zero, 0)
-    return code + _int(k, level, "offset")
+    return code + int_arg(k, level, "offset")
 
 
 def lower(p: Any, op: Any) -> bool:

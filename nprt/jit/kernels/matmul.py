@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from nprt.ir import Array
-from nprt.jit.emit import I8, I32, I64, Kernel, Value
+from nprt.jit.emit import I8, I64, Kernel, Value
 from nprt.jit.kernels import stage as stages
+from nprt.jit.kernels.rows import int_arg
+from nprt.jit.kernels.stage import Layout
 from nprt.jit.simd import Level
 
 NAMES = (
@@ -22,7 +24,6 @@ NAMES = (
     *("x_zero", "w_zero", "both_zero", "parameters", "offset", "low", "high"),
 )
 RECORD = np.dtype([(name, "i8") for name in NAMES])
-Layout = tuple[tuple[str, str], ...]
 
 
 def emit(name: str, level: Level, kind: str, layout: Layout, rest: int) -> Any:
@@ -94,15 +95,13 @@ class _Matmul:
         self, by_row: list[list[Value]], of_w: list[Value], of_x: list[Value]
     ) -> list[list[Value]]:
         """Sums of products of differences from the zero points."""
-        x_zero, w_zero, both = (self.number(n) for n in ("x_zero", "w_zero", "both_zero"))
+        zeros = ("x_zero", "w_zero", "both_zero")
+        x_zero, w_zero, both = (int_arg(self.k, self.level, name) for name in zeros)
         about = [both - x_zero * total for total in of_w]
         return [
             [acc + own - w_zero * total for acc, own in zip(row, about, strict=True)]
             for row, total in zip(by_row, of_x, strict=True)
         ]
-
-    def number(self, name: str) -> Value:
-        return self.k.arg(name).truncated(I32).splat(self.level.lanes)
 
     def end(self, sums: list[Value], y: Value, column: Value) -> None:
         """Four vectors of sums, in the order of `interleave4`, to a row of y."""
@@ -110,7 +109,7 @@ class _Matmul:
         p = stages.load_parameters(k, level, self.layout, k.arg("parameters"))
         codes = [stages.FORMULAS[self.kind](k, level, s, p) for s in sums]
         if self.kind not in stages.WITH_OFFSET and self.item == 1:
-            codes = [code + self.number("offset") for code in codes]
+            codes = [code + int_arg(k, level, "offset") for code in codes]
         left = (k.arg("columns") - column).minimum(level.bytes) * self.item
         y = y + column * self.item
         if self.item == 1:

@@ -22,10 +22,10 @@ from nprt.ops.resize import fixed_point, neighbours
 NAMES = ("x", "y", "lines", "count", "columns", "width", "channels", "shift", "zero", "blocked")
 RECORD = np.dtype([(name, "i8") for name in NAMES])
 SIDES = [(f"{what}{side}", "u4") for what in ("at", "weight") for side in range(2)]
-COLUMN = np.dtype(SIDES)  # bytes from the line's start; int32 or float32
-LINE = np.dtype(
-    [("y", "i8"), ("x", "i8"), *SIDES]
-)  # bytes from the start, and from there to the sides
+# Bytes from the line's start; weights are int32 or float32.
+COLUMN = np.dtype(SIDES)
+# Bytes from the start of y and of x, and from there to the sides.
+LINE = np.dtype([("y", "i8"), ("x", "i8"), *SIDES])
 
 
 # --- the kernels ------------------------------------------------------------------------------------------

@@ -20,9 +20,8 @@ from nprt.jit.simd import Level
 SCALARS = ("levels", "before", "offset")
 NAMES = ("x", "y", "table", "rows", "inner", "length", *SCALARS)
 RECORD = np.dtype([(name, "i8") for name in NAMES])
-MOST_TERMS = (
-    2**20
-)  # sums stay below 2**44, so that quotients of float64 are exact where they are integers
+# Sums stay below 2**44, so that quotients of float64 are exact where they are integers.
+MOST_TERMS = 2**20
 LONG = 128  # terms of adjacent bytes
 
 
