@@ -31,6 +31,10 @@ class ReferenceBackend:
 
         return call
 
+    def single(self, dims: Mapping[str, int]) -> Callable[[Array], Array]:
+        """`ready` of a model with one input and one output, from array to array."""
+        return single(self.model, self.ready(dims, self.model.outputs))
+
     def run(
         self,
         feeds: Mapping[str, Array],
@@ -79,6 +83,14 @@ class ReferenceBackend:
             taken = (*feeds.values(), *model.constants.values(), *results.values())
             results[name] = _owned(values[name], taken)
         return results
+
+
+def single(
+    model: Model, call: Callable[[Mapping[str, Array]], list[Array]]
+) -> Callable[[Array], Array]:
+    """`call` from array to array, of a model with one input and one output."""
+    (name,) = model.inputs
+    return lambda x: call({name: x})[0]
 
 
 def _owned(array: Array, others: tuple[Array, ...]) -> Array:

@@ -82,8 +82,7 @@ class _Call:
     inputs: tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]
     run: Callable[[Mapping[str, Array]], list[Array]]
 
-    def fits(self, output_names: Sequence[str] | None, feeds: Mapping[str, Array]) -> bool:
-        names = None if output_names is None else tuple(output_names)
+    def fits(self, names: tuple[str, ...] | None, feeds: Mapping[str, Array]) -> bool:
         if names != self.output_names or type(feeds) is not dict or len(feeds) != len(self.inputs):
             return False
         for name, dtype, shape in self.inputs:
@@ -92,11 +91,17 @@ class _Call:
                 return False
         return True
 
-    def fits_alone(self, x: Array) -> bool:
-        """Whether all outputs are wanted of a model with one input, for an array like the last one."""
-        _, dtype, shape = self.inputs[0]
-        alike = type(x) is np.ndarray and x.dtype is dtype and x.shape == shape
-        return alike and self.output_names is None
+
+@dataclass(frozen=True)
+class _Single:
+    """The same for a session that is called with an array."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    run: Callable[[Array], Array]
+
+    def fits(self, x: Array) -> bool:
+        return type(x) is np.ndarray and x.dtype is self.dtype and x.shape == self.shape
 
 
 class Session:
@@ -134,6 +139,7 @@ class Session:
             )
         self._backend = BACKENDS[backend](self.model, threads)
         self._recent: _Call | None = None
+        self._single: _Single | None = None
         single = len(self.model.inputs) == len(self.model.outputs) == 1
         self._only_input = self.model.inputs[0] if single else None
         log.debug("session on backend %s, %d ops", backend, len(self.model.ops))
@@ -185,34 +191,39 @@ class Session:
         Raises:
             InputError: a name, dtype or shape is wrong.
         """
+        asked = None if output_names is None else tuple(output_names)
         recent = self._recent
-        if recent is not None and recent.fits(output_names, feeds):
+        if recent is not None and recent.fits(asked, feeds):
             return recent.run(feeds)
-        names = self.model.outputs if output_names is None else tuple(output_names)
+        names = self.model.outputs if asked is None else asked
         unknown = [name for name in names if name not in self.model.outputs]
         if unknown:
             raise InputError(f"no output {unknown}; the model has {list(self.model.outputs)}")
         arrays = check_feeds(self.model, feeds)
         run = self._backend.ready(bind_dims(self.model, arrays), names)
         kinds = tuple((name, array.dtype, array.shape) for name, array in arrays.items())
-        self._recent = _Call(None if output_names is None else names, kinds, run)
+        self._recent = _Call(asked, kinds, run)
         return run(arrays)
 
     def __call__(self, x: Array) -> Array:
         """The output for `x`, of a model with one input and one output."""
+        last = self._single
+        if last is not None and last.fits(x):
+            return last.run(x)
         if self._only_input is None:
             raise InputError(
                 f"the model has inputs {list(self.model.inputs)} and outputs {list(self.model.outputs)}; "
                 "call run(None, {name: array, ...})"
             )
-        if type(x) is not np.ndarray and isinstance(x, Mapping):
+        if isinstance(x, Mapping):
             raise InputError(
                 "called with a mapping; call run(None, {name: array}), or give the array alone"
             )
-        feeds, recent = {self._only_input: x}, self._recent
-        if recent is not None and recent.fits_alone(x):
-            return recent.run(feeds)[0]
-        return self.run(None, feeds)[0]
+        arrays = check_feeds(self.model, {self._only_input: x})
+        run = self._backend.single(bind_dims(self.model, arrays))
+        array = arrays[self._only_input]
+        self._single = _Single(array.dtype, array.shape, run)
+        return run(array)
 
 
 def check_feeds(model: Model, feeds: Mapping[str, Array]) -> dict[str, Array]:

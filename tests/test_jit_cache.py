@@ -5,6 +5,7 @@ import platform
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ import tiny
 
 pytest.importorskip("llvmlite")
 
+from llvmlite import binding
+
 from nprt.file import dumps
-from nprt.jit import cache, simd
+from nprt.jit import cache, image, simd
 from nprt.jit.kernels import fill
 from nprt.session import Session
 
@@ -34,6 +37,37 @@ def test_what_is_written_is_read(folder):
     cache.write("k", b"machine code")
     assert cache.read("k") == b"machine code"
     assert [p.name for p in folder.iterdir()] == ["k"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs modes of files")
+def test_others_may_read_what_is_written(folder):
+    """As far as new files are readable: a folder is often filled by root and used by another."""
+    cache.write("k", b"machine code")
+    (folder / "plain").write_bytes(b"")
+    assert (folder / "k").stat().st_mode == (folder / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize("triple", ["x86_64-apple-macosx", "x86_64-pc-windows-msvc", "armv7-linux"])
+def test_objects_of_other_systems_are_loaded_by_llvm(triple, monkeypatch):
+    """They are no images, whatever they begin with."""
+    binding.initialize_all_targets()
+    binding.initialize_all_asmprinters()
+    machine = binding.Target.from_triple(triple).create_target_machine()
+    module = binding.parse_assembly("define void @f() { ret void }")
+    module.triple = triple
+    code = machine.emit_object(module)
+    assert image.link(code, "f") is None
+    given = []
+    engine = SimpleNamespace(
+        add_object_file=given.append,
+        finalize_object=lambda: None,
+        get_function_address=lambda name: 4096,
+    )
+    monkeypatch.setattr(cache, "_engine", lambda: engine)
+    monkeypatch.setattr(image, "load", None)
+    monkeypatch.setattr(binding.ObjectFileRef, "from_data", lambda data: data)
+    assert cache._load("f", code) == 4096
+    assert given == [code]
 
 
 @pytest.mark.parametrize("damage", [b"", b"x", b"\0" * 100])

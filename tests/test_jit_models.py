@@ -4,6 +4,7 @@ import ctypes
 import mmap
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -17,8 +18,8 @@ pytest.importorskip("llvmlite")
 
 from nprt.check import check
 from nprt.ir import Model, QuantParams, TensorType
+from nprt.jit import cache, simd
 from nprt.jit import plan as planning
-from nprt.jit import simd
 from nprt.jit.plan import root
 from nprt.ops.add import Add
 from nprt.ops.conv import Conv
@@ -266,6 +267,22 @@ def test_fork(monkeypatch):
     np.testing.assert_array_equal(session.run(["y"], {"x": images(1)})[0], wanted)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_fork_while_another_thread_runs():
+    """The child has none of the locks that were held."""
+    session, feeds = Session(network(), backend="numba", threads=1), {"x": images(1)}
+    wanted = session.run(["y"], feeds)[0]
+    plan = session._backend.plan({"N": 1})
+    with plan.lock, session._backend._lock, cache._lock:
+        child = os.fork()
+        if not child:
+            signal.alarm(60)
+            os._exit(0 if np.array_equal(session.run(["y"], feeds)[0], wanted) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    np.testing.assert_array_equal(session.run(["y"], feeds)[0], wanted)
+
+
 SCRIPT = """
 import sys, threading
 import numpy as np
@@ -343,13 +360,34 @@ def test_large_inputs_are_read_where_they_are(level, width, monkeypatch):
     assert all(slot[0] == base for slots in plan.foreign.values() for slot in slots)
 
 
+def reshaped_entrance():
+    """The same, where the images come flat."""
+    model = entrance(67)
+    types = {**model.types, "flat": TensorType("float32", ("N", 3 * 40 * 67))}
+    ops = (Reshape(inputs=("flat",), outputs=("x",)), *model.ops)
+    return check(Model(types=types, inputs=("flat",), outputs=("y",), constants={}, ops=ops))
+
+
+def test_a_large_input_is_read_under_another_shape():
+    model = reshaped_entrance()
+    x = np.random.default_rng(0).normal(size=(4, 8040)).astype(np.float32)
+    session = Session(model, backend="numba", threads=1)
+    wanted = Session(model, backend="numpy").run(None, {"flat": x})[0]
+    for _ in range(2):
+        np.testing.assert_array_equal(session.run(None, {"flat": x})[0], wanted)
+    assert all(session._backend.plan({"N": 4}).foreign.values())
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs mprotect")
 @pytest.mark.parametrize("level", LEVELS)
 def test_nothing_is_read_beyond_an_input(level, monkeypatch):
     monkeypatch.setenv("NPRT_CPU", level)
-    session = Session(entrance(67), backend="numba", threads=1)
-    x = guarded(np.ones((4, 3, 40, 67), np.float32))
-    assert session.run(None, {"x": x})[0].shape == (4, 40, 67, 3)
+    model, real = entrance(67), np.random.default_rng(0).normal(size=(4, 3, 40, 67))
+    x = guarded(real.astype(np.float32))
+    session = Session(model, backend="numba", threads=1)
+    wanted = Session(model, backend="numpy").run(None, {"x": x})[0]
+    np.testing.assert_array_equal(session.run(None, {"x": x})[0], wanted)
+    assert session._backend.plan({"N": 4}).foreign
 
 
 def test_a_planned_model_allocates_its_outputs_only():
@@ -407,3 +445,15 @@ def test_no_work_is_lost_however_finely_it_is_cut(monkeypatch):
     assert all(plan._chunks(step) >= 1 for step in plan.steps if step.run is None)
     tiny = planning.Step(None, "tiny", (), ())
     assert plan._chunks(tiny) == 1
+
+
+def test_padding_of_small_images_is_written_once(monkeypatch):
+    feeds = {"x": images(1)}
+    once = Session(network(), backend="numba", threads=1)
+    assert "fill" not in [step["kernel"] for step in once.plan(N=1)]
+    monkeypatch.setattr(planning, "LASTING_BYTES", 0)
+    each_time = Session(network(), backend="numba", threads=1)
+    assert "fill" in [step["kernel"] for step in each_time.plan(N=1)]
+    for _ in range(2):
+        for a, b in zip(once.run(None, feeds), each_time.run(None, feeds), strict=True):
+            np.testing.assert_array_equal(a, b)

@@ -85,6 +85,9 @@ def test_outputs_can_be_chosen() -> None:
         assert len(results) == len(names)
         for name, result in zip(names, results, strict=True):
             np.testing.assert_array_equal(result, everything[name])
+    for _ in range(2):
+        assert len(session.run((name for name in ["fa"]), feeds)) == 1
+        session.run(None, feeds)
 
 
 def test_any_batch() -> None:

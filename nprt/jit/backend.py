@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 
@@ -12,7 +11,7 @@ from nprt.ir import Array, Model
 from nprt.jit import run, simd
 from nprt.jit.kernels.table import lower
 from nprt.jit.plan import Plan, Segment
-from nprt.reference import ReferenceBackend
+from nprt.reference import ReferenceBackend, single
 
 PLANS = 8  # how many shapes of inputs a session remembers
 
@@ -32,7 +31,7 @@ class JitBackend:
         self.threads = threads if threads is not None else _processors()
         self.native = run.native(self.level)
         self._plans: OrderedDict[tuple[tuple[str, int], ...], Plan | None] = OrderedDict()
-        self._lock = threading.Lock()  # of the plans
+        self._lock = run.lock()  # of the plans
         self._reference = ReferenceBackend(model)
 
     def plan(self, dims: Mapping[str, int]) -> Plan | None:
@@ -59,6 +58,13 @@ class JitBackend:
         if plan is None:
             return self._reference.ready(dims, keep)
         return plan.caller([self._runner(segment) for segment in plan.segments], keep)
+
+    def single(self, dims: Mapping[str, int]) -> Callable[[Array], Array]:
+        """`ready` of a model with one input and one output, from array to array."""
+        plan = self.plan(dims)
+        if plan is not None and plan.is_simple:
+            return plan.single_caller(self._runner(plan.segments[0]))
+        return single(self.model, self.ready(dims, self.model.outputs))
 
     def _runner(self, segment: Segment | Callable[[], None]) -> Callable[[], object]:
         """What runs one segment of a plan."""

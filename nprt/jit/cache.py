@@ -60,6 +60,12 @@ def address(level: Level, key: str, build: Callable[[str], Any]) -> int:
         return _addresses[name]
 
 
+def forget_lock() -> None:
+    """In a child after a fork: the thread that held it did not come along."""
+    global _lock
+    _lock = threading.RLock()
+
+
 def compiled() -> int:
     """How many kernels this process has compiled."""
     return len(_compiled)
@@ -144,7 +150,7 @@ def assembly(level: Level, text: str) -> str:
 
 
 def _load(name: str, code: bytes) -> int:
-    if not code.startswith(image.MAGIC):
+    if code.startswith(image.MARK):
         try:
             return image.load(code)
         except OSError as error:
@@ -195,14 +201,12 @@ def read(name: str) -> bytes | None:
 
 def write(name: str, code: bytes) -> None:
     """Keep a kernel's object code, if that can be done."""
-    import tempfile
-
-    temporary = ""
+    temporary = None
     try:
         place = folder()
         place.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=place, prefix=".writing-")
-        with os.fdopen(handle, "wb") as file:
+        temporary = place / f".writing-{os.getpid()}-{threading.get_ident()}-{time.time_ns()}"
+        with open(temporary, "xb") as file:  # for whoever may read new files: others run here too
             file.write(_hash(code) + code)
         os.replace(temporary, place / name)
     except (OSError, RuntimeError, ValueError) as error:

@@ -1,7 +1,7 @@
 """Machine code that runs wherever it lies in memory, so that loading it takes no LLVM.
 
 An *image* is what an ELF object for x86-64 holds of code and constants, in one piece: constants lie at fixed distances
-from the code that reads them. The offset of its function stands before it.
+from the code that reads them. A mark and the offset of its function stand before it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import numpy as np
 
 from nprt.ir import Array
 
-ENTRY = struct.Struct("<Q")
+MARK = b"nprt img"  # no object file begins so
+HEAD = struct.Struct("<8sQ")  # MARK, and where the function is
 MAGIC = b"\x7fELF\2\1"  # 64 bits, little endian
 RELOCATABLE, X86_64 = 1, 62
 PROGBITS, SYMTAB, RELOCATIONS = 1, 2, 4  # types of sections
@@ -60,7 +61,7 @@ def link(code: bytes, function: str) -> bytes | None:
     for symbol in symbols:
         name = code[names + int(symbol["name"]) :].partition(b"\0")[0]
         if name == function.encode() and symbol["section"] in places:
-            return ENTRY.pack(places[symbol["section"]] + int(symbol["value"])) + image
+            return HEAD.pack(MARK, places[symbol["section"]] + int(symbol["value"])) + image
     return None
 
 
@@ -107,7 +108,10 @@ def load(image: bytes) -> int:
     Raises:
         OSError: the system does not let this process make code.
     """
-    code = image[ENTRY.size :]
+    mark, entry = HEAD.unpack_from(image)
+    code = image[HEAD.size :]
+    if mark != MARK or entry >= len(code):
+        raise ValueError("not an image")
     private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     write, execute = mmap.PROT_READ | mmap.PROT_WRITE, mmap.PROT_READ | mmap.PROT_EXEC
     address = _system().mmap(None, len(code), write, private, -1, 0)
@@ -116,7 +120,6 @@ def load(image: bytes) -> int:
     ctypes.memmove(address, code, len(code))
     if _system().mprotect(address, len(code), execute):
         raise _failure("mprotect")
-    (entry,) = ENTRY.unpack_from(image)
     return int(address + entry)
 
 

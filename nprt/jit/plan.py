@@ -10,7 +10,6 @@ their memory.
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,13 +21,16 @@ from nprt.ir import Array, Model, Op, Tensor, TensorType
 from nprt.jit import cache
 from nprt.jit.kernels import copy, fill
 from nprt.jit.layout import ENTRY, JOB
-from nprt.jit.run import keep
+from nprt.jit.run import keep, lock
 from nprt.jit.simd import Level
 
 ALIGNMENT = 64
 FLIP = np.uint8(128)  # between int8 codes and bytes
 # A guess at how long a step takes, to cut it into chunks of at least GRAIN seconds.
 MACS_PER_SECOND, BYTES_PER_SECOND, GRAIN = 4e11, 3e10, 3e-6
+LASTING_BYTES = (
+    1 << 18
+)  # of images with padding around them that is better written once than in each run
 FOREIGN_BYTES = 1 << 16  # of an input that is better read where the caller has it than copied
 MOST_BYTES = 2**32 - 1  # of a buffer: kernels hold offsets in uint32
 SLACK = 256  # bytes after a buffer that may be read, or after a value that may be written by whole vectors
@@ -363,6 +365,14 @@ def _codes(view: Array) -> Array:
     return np.asarray(view ^ FLIP).view(np.int8)
 
 
+def split_padding(steps: list[Step]) -> tuple[list[Step], list[Step]]:
+    """The steps of each run; and the fills around images, if the images are so small that each may keep its memory."""
+    padding = [step for step in steps if step.kernel == "fill" and step.op is None]
+    if sum(step.writes[0].bytes for step in padding) > LASTING_BYTES:
+        return steps, []
+    return [step for step in steps if step not in padding], padding
+
+
 class Segment:
     """Kernels between two calls of references."""
 
@@ -391,7 +401,7 @@ class Plan:
         threads: int = 1,
     ) -> None:
         self.model, self.dims, self.level, self.threads = model, dict(dims), level, threads
-        self.lock = threading.Lock()
+        self.lock = lock()
         planner = Planner(model, dims, level)
         self.inputs = {}
         for name in model.inputs:
@@ -404,8 +414,9 @@ class Plan:
                 planner.forget(count)
                 self._add_reference(planner, op)
         self.outputs = {name: planner.read(name) for name in model.outputs}
-        self.steps = planner.steps
-        self._place()
+        self.steps, padding = split_padding(planner.steps)
+        self._place([step.writes[0] for step in padding])
+        self._pad(padding)
         self.foreign = self._foreign()
         self._bind()
         self._open()
@@ -430,8 +441,12 @@ class Plan:
 
         planner.steps.append(Step(op, "reference", tuple(reads.values()), tuple(writes), run=run))
 
-    def _place(self) -> None:
-        """Lifetimes, then offsets: the largest buffers first, each at the lowest place that is free while it lives."""
+    def _place(self, lasting: Sequence[Buffer]) -> None:
+        """Lifetimes, then offsets: the largest buffers first, each at the lowest place that is free while it lives.
+
+        Args:
+            lasting: buffers that share their memory with none.
+        """
         buffers: dict[int, Buffer] = {}
 
         def touch(buffer: Buffer, at: float) -> None:
@@ -440,14 +455,13 @@ class Plan:
                 buffers[id(owner)] = owner
                 owner.first, owner.last = min(owner.first, at), max(owner.last, at)
 
-        for buffer in self.inputs.values():
+        for buffer in (*self.inputs.values(), *lasting):
             touch(buffer, -1)
         for index, step in enumerate(self.steps):
             for buffer in (*step.reads, *step.writes):
                 touch(buffer, index)
-        for buffer in self.outputs.values():
+        for buffer in (*self.outputs.values(), *lasting):
             touch(buffer, len(self.steps))
-        # What is written without a barrier may still be written during the next step.
         placed: list[Buffer] = []
         self.arena_bytes = 0
         for buffer in sorted(buffers.values(), key=lambda b: -b.bytes):
@@ -468,13 +482,26 @@ class Plan:
         self.arena = self._memory[start:]
         self.base = self.arena.ctypes.data
 
+    def _pad(self, steps: Sequence[Step]) -> None:
+        """Do fills once and for all."""
+        for step in steps:
+            memory = self._view(step.writes[0])
+            for start, size in step.args["spans"]:
+                memory[start : start + size] = step.args["value"]
+
     def _foreign(self) -> dict[str, list[Array]]:
         """The inputs that are read where the caller has them, and the places in records that hold their address."""
         found: dict[str, list[Array]] = {}
         for name, buffer in self.inputs.items():
             readers = [s for s in self.steps if any(root(b) is buffer for b in s.reads)]
             kept = any(root(b) is buffer for b in self.outputs.values())
-            if buffer.bytes >= FOREIGN_BYTES and not kept and all(s.in_place for s in readers):
+            within = any(
+                isinstance(a, tuple) and root(a[0]) is buffer
+                for s in readers
+                for a in s.args.values()
+            )
+            in_place = not kept and not within and all(s.in_place for s in readers)
+            if buffer.bytes >= FOREIGN_BYTES and in_place:
                 found[name] = []
         return found
 
@@ -517,8 +544,9 @@ class Plan:
                 record[name] = address_of(value)
             elif isinstance(value, Buffer):
                 record[name] = self.address(value)
-                if value.name in self.foreign and value is self.inputs[value.name]:
-                    self.foreign[value.name].append(record[name])
+                owner = root(value)
+                if owner.name in self.foreign and owner is self.inputs[owner.name]:
+                    self.foreign[owner.name].append(record[name])
             elif isinstance(value, tuple):
                 record[name] = self.address(value[0]) + value[1]
             else:
@@ -585,8 +613,37 @@ class Plan:
                     found.append(result())
                 return found
             finally:
-                if foreign:
-                    self._point_to({})
+                try:
+                    if foreign:
+                        self._point_to({})
+                finally:
+                    release()
+
+        return call
+
+    @property
+    def is_simple(self) -> bool:
+        """One input, which is copied, one output, neither int8, and nothing that the reference runs."""
+        views = [*self.input_views.values(), *self.output_views.values()]
+        alone = (
+            len(views) == 2 and len(self.segments) == 1 and isinstance(self.segments[0], Segment)
+        )
+        return alone and not self.foreign and not any(is_int8 for _, is_int8 in views)
+
+    def single_caller(self, run_segment: Callable[[], object]) -> Callable[[Array], Array]:
+        """`caller` where the plan `is_simple`: without all that it does not need."""
+        acquire, release = self.lock.acquire, self.lock.release
+        ((view, _),) = self.input_views.values()
+        ((output, _),) = self.output_views.values()
+        result = output.copy
+
+        def call(x: Array) -> Array:
+            acquire()
+            try:
+                view[...] = x
+                run_segment()
+                return result()
+            finally:
                 release()
 
         return call

@@ -11,6 +11,7 @@ import ctypes
 import functools
 import os
 import threading
+import weakref
 from typing import Any
 
 import numpy as np
@@ -131,10 +132,24 @@ def keep(table: Array) -> None:
     _tables.append(table)
 
 
+_locks: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def lock() -> Any:
+    """A lock that is open in a child after a fork: the thread that held it did not come along."""
+    made = threading.Lock()
+    _locks.add(made)
+    return made
+
+
 def _forget() -> None:
     """In a child after a fork: its threads did not come along."""
     global _pools, _pools_lock
     _pools, _pools_lock = {}, threading.Lock()
+    for each in _locks:
+        if each.locked():
+            each.release()
+    cache.forget_lock()
 
 
 def _end() -> None:

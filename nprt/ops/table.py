@@ -73,7 +73,8 @@ class _Ops(Mapping[str, type[Op]]):
 
 @cache
 def _imported(name: str) -> type[Op]:
-    op: type[Op] = getattr(import_module(f"nprt.ops.{name}"), CLASSES[name])
+    name_of_class = CLASSES[name]
+    op: type[Op] = getattr(import_module(f"nprt.ops.{name}"), name_of_class)
     return op
 
 

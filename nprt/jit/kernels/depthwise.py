@@ -22,6 +22,7 @@ import numpy as np
 from nprt.jit.emit import I8, I32, I64, ORDERED_SCALARS, Kernel, Value
 from nprt.jit.kernels import stage as stages
 from nprt.jit.kernels.stage import Layout
+from nprt.jit.kernels.weights import constants
 from nprt.jit.simd import Level
 
 RECORD = np.dtype(
@@ -209,20 +210,13 @@ def joined(level: Level, channels: int, width: int) -> int:
 
 def lower(p: Any, op: Any) -> bool:
     x, w, y = p.type(op.inputs[0]), p.type(op.inputs[1]), p.type(op.outputs[0])
-    weights, bias = p.constant(op.inputs[1]), None
-    if x.is_float or weights is None or (len(op.inputs) > 3 and op.inputs[3]):
+    found = constants(p, op)
+    if x.is_float or found is None or (len(op.inputs) > 3 and op.inputs[3]):
         return False
-    if len(op.inputs) > 2 and op.inputs[2]:
-        bias = p.constant(op.inputs[2])
-        if bias is None:
-            return False
-    zero_points = w.quant.zero_points if w.quant else np.int32(0)
-    shift = 128 if w.dtype == "uint8" else 0
-    channels = weights.shape[-1]
-    if np.any(zero_points != shift) or channels != x.shape[-1]:
+    channels = x.shape[-1]
+    if found[0].shape[-1] != channels:
         return False
-    signed = (weights ^ 0x80).view(np.int8) if shift else weights
-    signed = signed.reshape(-1, channels)
+    signed, bias = found[0].reshape(-1, channels), found[1]
     level: Level = p.level
     zero = p.zero_byte(op.inputs[0]) - level.shift
     stage = stages.stage_of(op, x, w, y, signed.T, zero, bias)

@@ -14,6 +14,7 @@ import numpy as np
 from nprt.jit.kernels import binary, gemm
 from nprt.jit.kernels import stage as stages
 from nprt.jit.kernels.gemm import PANEL, Sum, Tile
+from nprt.jit.kernels.weights import constants
 from nprt.jit.simd import Level
 
 # How many steps of a tile the end of the one before it is spread over; and the bytes of weights of a panel that stay
@@ -25,20 +26,10 @@ def lower(p: Any, op: Any) -> bool:
     """Add the steps of a conv or linear to a plan; False if this kernel does not do it."""
     x, w = p.type(op.inputs[0]), p.type(op.inputs[1])
     y = p.type(op.outputs[0])
-    weights, bias = p.constant(op.inputs[1]), None
-    if len(op.inputs) > 3 and op.inputs[3]:
-        return False  # a zero point known only at run time
-    if x.is_float or weights is None:
-        return False
-    if len(op.inputs) > 2 and op.inputs[2]:
-        bias = p.constant(op.inputs[2])
-        if bias is None:
-            return False
-    zero_points = w.quant.zero_points if w.quant else np.int32(0)
-    shift = 128 if w.dtype == "uint8" else 0
-    if np.any(zero_points != shift):
-        return False
-    signed = (weights ^ 0x80).view(np.int8) if shift else weights
+    found = constants(p, op)
+    if x.is_float or found is None or (len(op.inputs) > 3 and op.inputs[3]):
+        return False  # also for a zero point of x that is known only at run time
+    signed, bias = found
     if op.name == "linear":
         signed = signed[:, np.newaxis, :]  # a convolution of one pixel
         geometry = Geometry.pixels(p.read(op.inputs[0]), 1, math.prod(x.shape[:-1]))

@@ -209,8 +209,10 @@ def stage_of(
         return stage(kind, zero_point, **fields)
 
     # The largest number before it is rounded, with room for what float32 makes of it.
-    sums = 255.0 * np.abs(weights.astype(np.float32)).sum(axis=inner) + np.abs(real_bias)
-    largest = 1.01 * sums * (np.float64(xs) * np.float64(ws)) / np.float64(ys) + 256
+    sums = 255.0 * np.abs(weights.astype(np.float32)).sum(axis=inner)
+    unit = 1 if op.numerics in rounding.FLOAT_BIAS else np.float64(xs) * np.float64(ws)
+    reals = sums * (np.float64(xs) * np.float64(ws)) + np.abs(added) * np.float64(unit)
+    largest = 1.01 * reals / np.float64(ys) + 256
     far = "" if np.all(largest < 2.0**30) else FAR
 
     if op.numerics == "ort":
