@@ -1,6 +1,7 @@
 """The JIT backend equals the reference exactly: every case, every CPU level, several threads."""
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
@@ -202,11 +203,19 @@ def test_expected_is_the_reference():
     )
 
 
-def test_every_end_of_a_product_is_among_the_cases():
-    """Numbers too large for int32, clamps, tiles that overlap: a kernel of each is compared with the reference."""
-    names = ("conv", "linear", "depthwise_conv")
-    kernels = {kernel for name in names for case in CASES[name] for kernel in kernels_of(case)}
-    words = {word for kernel in kernels for word in kernel.split()}
-    kinds = {name + far for name in stage.REAL for far in ("", stage.FAR)}
-    assert words >= {*kinds, "integer", "integer_tall", "sum", "clamped"}
-    assert "ahead" in words or not simd.choose().overlapping_tiles
+# The formulas from sums to codes.
+ENDS = [kind for kind in stage.FORMULAS if kind not in stage.WIDE]
+
+
+@pytest.mark.parametrize("name", ["conv", "linear", "depthwise_conv"])
+def test_every_end_of_a_product_is_among_the_cases(name):
+    """Each formula with a clamp and without, in tiles that overlap and in others, is compared with the reference."""
+    words = [set(kernel.split()) for case in CASES[name] for kernel in kernels_of(case)]
+    found = {
+        (kind, "clamped" in some, "ahead" in some)
+        for some in words
+        for kind in some & {*ENDS, "sum"}
+    }
+    overlap = name != "depthwise_conv" and bool(simd.choose().overlapping_tiles)
+    ahead = (False, True) if overlap else (False,)
+    assert found >= {*product(ENDS, (False, True), ahead), *product(["sum"], [False], ahead)}

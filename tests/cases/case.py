@@ -255,6 +255,51 @@ def _special_floats(wild: bool) -> list[float]:
     return special
 
 
+# --- products -----------------------------------------------------------------------------------------
+
+# What turns their sums into codes: numerics, dtype of the bias, whether each channel has a scale of its own.
+FORMULAS = (
+    ("integer", "i32", True),
+    ("ort", "i32", True),
+    ("qnnpack", "i32", True),
+    ("fbgemm", "f32", True),
+    ("fbgemm", "f32", False),
+    ("onednn", "f32", True),
+    ("pt2e", "f32", True),
+)
+# Scales of x, of w for each channel and for all, and of y. Before rounding, int32 holds all numbers, or few.
+SIZES = {"near": (0.0217, "0.004..0.009", 0.0073, 0.09), "far": (1.7, "0.4..0.9", 0.73, 1e-6)}
+
+
+def ends_of_products(op: type[Op], x: str, w: str, *, axis: int = 0, **fields: Any) -> list[Case]:
+    """Cases of every formula, with numbers of each size, with a clamp and without.
+
+    Args:
+        x, w: the shapes, x without the batch.
+        axis: of the channels of w.
+    """
+    channels = w.split(",")[axis]
+    found = []
+    for numerics, bias, per_channel in FORMULAS:
+        for size, (x_scale, each, all, y_scale) in SIZES.items():
+            scales = f"{each}/{axis}" if per_channel else f"{all}+0"
+            found += [
+                case(
+                    f"{x}_{numerics}{'' if per_channel else '_tensor'}_{size}{'_clamped' * bool(clamp)}",
+                    op,
+                    f"u8[N,{x}]*{x_scale}+117",
+                    f"const i8[{w}]*{scales}",
+                    f"const {bias}[{channels}] in -900..900",
+                    y=f"u8*{y_scale}+117",
+                    clamp=clamp,
+                    numerics=numerics,
+                    **fields,
+                )
+                for clamp in (None, (117, 200))
+            ]
+    return found
+
+
 # --- fields -------------------------------------------------------------------------------------------
 
 

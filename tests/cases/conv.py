@@ -2,7 +2,7 @@
 
 from nprt.ops.conv import Conv
 
-from .case import case, sliding
+from .case import case, ends_of_products, sliding
 
 # Each size of a vector's tail as channels in and out, and sums of 1 to 65 terms.
 TAILS = [(1, 3), (3, 7), (7, 15), (15, 17), (17, 33), (33, 65), (65, 1), (16, 16), (64, 48)]
@@ -487,4 +487,15 @@ CASES = [
         )
         for w in ("*0.004..0.009/0", "*0.0073+0")
     ],
+    *ends_of_products(Conv, "4,3,5", "7,2,2,5", **sliding(2, padding=1)),
+    # Tiles that overlap, where the CPU level has them.
+    *ends_of_products(Conv, "6,7,8", "64,3,3,8", **sliding(2, padding=1)),
+    case(
+        "overlapping_to_int32",
+        Conv,
+        "u8[N,6,7,8]*0.0217+117",
+        "const i8[64,3,3,8]*0.01+0",
+        y="i32",
+        **sliding(2, padding=1),
+    ),
 ]

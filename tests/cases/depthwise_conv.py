@@ -2,7 +2,7 @@
 
 from nprt.ops.depthwise_conv import DepthwiseConv
 
-from .case import case, sliding
+from .case import case, ends_of_products, sliding
 
 NUMERICS = ("integer", "ort")
 
@@ -294,4 +294,5 @@ CASES = [
             ("one_tap", "4,4,3", "+9", "1,1,3", 0, (), None, sliding(2)),
         )
     ],
+    *ends_of_products(DepthwiseConv, "6,5,8", "3,3,8", axis=2, **sliding(2, padding=1)),
 ]

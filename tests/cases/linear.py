@@ -2,7 +2,7 @@
 
 from nprt.ops.linear import Linear
 
-from .case import case
+from .case import case, ends_of_products
 
 NUMERICS = ("integer", "ort")
 
@@ -215,18 +215,10 @@ CASES = [
         )
         for w in ("*0.004..0.009/0", "*0.0073+0")
     ],
-    # Numbers before rounding that int32 does not hold, on both sides.
-    *[
-        case(
-            f"beyond_int32_{numerics}_{'channels' if '/' in w else 'tensor'}",
-            Linear,
-            "u8[N,33]*1.7+117",
-            f"const i8[7,33]{w}",
-            "const f32[7]",
-            y="u8*1e-6+117",
-            numerics=numerics,
-        )
-        for numerics in ("fbgemm", "onednn", "pt2e")
-        for w in ("*0.4..0.9/0", "*0.73+0")
-    ],
+    *ends_of_products(Linear, "9", "7,9"),
+    # Tiles that overlap, where the CPU level has them.
+    *ends_of_products(Linear, "17,64", "64,64"),
+    case(
+        "overlapping_to_int32", Linear, "u8[N,17,64]*0.0217+117", "const i8[64,64]*0.01+0", y="i32"
+    ),
 ]
