@@ -267,8 +267,13 @@ FORMULAS = (
     ("onednn", "f32", True),
     ("pt2e", "f32", True),
 )
-# Scales of x, of w for each channel and for all, and of y. Before rounding, int32 holds all numbers, or few.
-SIZES = {"near": (0.0217, "0.004..0.009", 0.0073, 0.09), "far": (1.7, "0.4..0.9", 0.73, 1e-6)}
+# Scales of x, of w for each channel and for all, and of y; the bias. Before rounding, int32 holds all numbers or few;
+# few because of the bias alone, which only real numbers can be.
+SIZES = {
+    "near": (0.0217, "0.004..0.009", 0.0073, 0.09, 900),
+    "far": (1.7, "0.4..0.9", 0.73, 1e-6, 900),
+    "far_bias": (0.01, "0.0007..0.001", 0.001, 0.01, 10**8),
+}
 
 
 def ends_of_products(op: type[Op], x: str, w: str, *, axis: int = 0, **fields: Any) -> list[Case]:
@@ -280,8 +285,10 @@ def ends_of_products(op: type[Op], x: str, w: str, *, axis: int = 0, **fields: A
     """
     channels = w.split(",")[axis]
     found = []
-    for numerics, bias, per_channel in FORMULAS:
-        for size, (x_scale, each, all, y_scale) in SIZES.items():
+    for numerics, dtype, per_channel in FORMULAS:
+        for size, (x_scale, each, all, y_scale, bias) in SIZES.items():
+            if size == "far_bias" and dtype != "f32":
+                continue
             scales = f"{each}/{axis}" if per_channel else f"{all}+0"
             found += [
                 case(
@@ -289,7 +296,7 @@ def ends_of_products(op: type[Op], x: str, w: str, *, axis: int = 0, **fields: A
                     op,
                     f"u8[N,{x}]*{x_scale}+117",
                     f"const i8[{w}]*{scales}",
-                    f"const {bias}[{channels}] in -900..900",
+                    f"const {dtype}[{channels}] in -{bias}..{bias}",
                     y=f"u8*{y_scale}+117",
                     clamp=clamp,
                     numerics=numerics,
