@@ -239,7 +239,7 @@ class Avx2(Level):
 
     name = "avx2"
     lanes = 8
-    tiles: ClassVar = {1: 6, 2: 4, 4: 1}
+    tiles: ClassVar = {1: 6, 2: 6, 4: 1}
     dots_per_cycle = 0.5
     architectures = ("x86_64",)
     needs: ClassVar[tuple[str, ...]] = ("avx2", "bmi", "bmi2", "fma", "lzcnt", "movbe")
