@@ -98,17 +98,17 @@ class Level:
     lanes: ClassVar[int] = 4
     # Of a GEMM tile: for each number of vectors side by side the most rows, so that accumulators stay in registers.
     tiles: ClassVar[Mapping[int, int]] = {1: 4, 2: 2}
-    # The same for tiles that overlap: two of them must find room in the registers. How assembly calls these.
+    # The same for tiles that overlap: two of them must find room in the registers.
     overlapping_tiles: ClassVar[Mapping[int, int]] = {}
+    # The letter of vector registers in assembly, where there are 32 of them; see `Kernel.in_order`.
     register: ClassVar[str] = ""
     dots_per_cycle: ClassVar[float] = 0.25
     pixels: ClassVar[int] = 1  # that a depthwise convolution does together, at most
     # `dot4` sees x - shift, as signed bytes, where there is no product of unsigned and signed bytes.
     shift: ClassVar[int] = 0
     architectures: ClassVar[tuple[str, ...]] = ()  # none: all
-    needs: ClassVar[
-        tuple[str, ...]
-    ] = ()  # CPU features by LLVM's names: all that its code for `cpu` may use
+    # CPU features by LLVM's names: all that its code for `cpu` may use.
+    needs: ClassVar[tuple[str, ...]] = ()
     # What LLVM compiles for, never the CPU at hand: code from the cache runs on every CPU that has the level.
     cpu: ClassVar[str] = ""
     features: ClassVar[str] = ""
