@@ -9,15 +9,19 @@ import pytest
 pytest.importorskip("llvmlite")
 
 from cases import CASES
+from cases.case import case as new_case
 from test_cases import batches, compare, expected
 
 from nprt.check import check
 from nprt.ir import Model, QuantParams, TensorType
 from nprt.jit import cache, plan, simd
-from nprt.jit.kernels import stage
+from nprt.jit.kernels import binary, quantize, stage
 from nprt.jit.kernels.table import FIELDS, KERNELS
+from nprt.ops.add import Add
 from nprt.ops.depthwise_conv import DepthwiseConv
+from nprt.ops.quantize import Quantize
 from nprt.ops.table import OPS
+from nprt.ops.transpose import Transpose
 from nprt.session import Session
 
 LEVELS = [level.name for level in simd.available()]
@@ -85,6 +89,103 @@ def test_images_with_padding_around_them(image):
     sums = Session(model, backend="numba", threads=1).run(None, feeds)
     for actual, wanted in zip(sums, Session(model, backend="numpy").run(None, feeds), strict=True):
         np.testing.assert_array_equal(actual, wanted, strict=True)
+
+
+# The adds that are put behind the products of each numerics.
+SUMS = {
+    "integer": ("integer",),
+    "ort": ("ort", "onnx"),
+    "qnnpack": ("qnnpack",),
+    "fbgemm": ("fbgemm", "fbgemm-scalar"),
+    "onednn": ("fbgemm", "onnx"),
+    "pt2e": ("pt2e",),
+}
+PRODUCTS = [c for name in ("conv", "linear") for c in CASES[name] if c.name.endswith("_near")]
+
+
+def with_a_sum(case, numerics, *, first, far):
+    """The case, and an add of its result and of another value that is an input.
+
+    Args:
+        first: whether the result is the first operand.
+        far: whether numbers are beyond int32 before they are rounded; then the sum has a clamp too.
+    """
+    shape, scale = case.types["y"].shape, 1e-9 if far else 0.15
+    types = {
+        **case.types,
+        "other": TensorType("int8", shape, QuantParams.of(0.07, 5)),
+        "sum": TensorType("int8", shape, QuantParams.of(scale, -9)),
+    }
+    add = Add(
+        inputs=("y", "other") if first else ("other", "y"),
+        outputs=("sum",),
+        clamp=(-9, 50) if far else None,
+        numerics=numerics,
+    )
+    inputs = (*case.input_names, "other")
+    return check(Model(inputs, ("sum",), types, case.constants, (case.op, add)))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(
+    ("case", "numerics"),
+    [
+        pytest.param(case, numerics, id=f"{case.id}-{numerics}")
+        for case in PRODUCTS
+        for numerics in SUMS[case.op.numerics]
+    ],
+)
+def test_a_sum_behind_a_product(case, numerics, level, monkeypatch):
+    """It is computed in the registers of the product."""
+    monkeypatch.setenv("NPRT_CPU", level)
+    rng = np.random.default_rng(9)
+    # The scales of a sum in fixed point may not be that far apart.
+    for first, far in ((True, False), (False, numerics not in ("integer", "qnnpack"))):
+        model = with_a_sum(case, numerics, first=first, far=far)
+        session = Session(model, backend="numba", threads=1)
+        for batch in (1, 3):
+            feeds = case.feeds(seed=batch, batch=batch)
+            shape = case.output_types(batch)[0].shape
+            feeds["other"] = rng.integers(-128, 128, shape).astype(np.int8)
+            wanted = Session(model, backend="numpy").run(None, feeds)[0]
+            np.testing.assert_array_equal(session.run(None, feeds)[0], wanted, strict=True)
+        kernels = [step["kernel"] for step in session.plan(N=3)]
+        (kernel,) = (kernel for kernel in kernels if kernel.startswith("gemm"))
+        assert f" add {numerics} " in kernel
+        assert "reference" not in kernels
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("channels", [2, 3, 4])
+@pytest.mark.parametrize("numerics", quantize.NUMERICS)
+def test_quantize_to_channels_last(numerics, channels, level, monkeypatch):
+    """Lines shorter than a vector and longer, along one, two and three axes."""
+    monkeypatch.setenv("NPRT_CPU", level)
+    kernels = set()
+    for size in ("7", "67", "3,5", "3,131", "2,3,64"):
+        images = new_case(
+            f"planes_{size}_{channels}_{numerics}",
+            Quantize,
+            f"f32[N,{channels},{size}] wild",
+            y="i8*0.0217+3",
+            numerics=numerics,
+        )
+        shape, rank = images.types["y"].shape, size.count(",") + 1
+        last = TensorType("int8", (shape[0], *shape[2:], shape[1]), images.types["y"].quant)
+        op = Transpose(inputs=("y",), outputs=("last",), perm=(0, *range(2, rank + 2), 1))
+        model = check(
+            Model(
+                images.input_names, ("last",), {**images.types, "last": last}, {}, (images.op, op)
+            )
+        )
+        session = Session(model, backend="numba", threads=1)
+        for batch in (1, 2):
+            feeds = images.feeds(seed=batch, batch=batch)
+            wanted = Session(model, backend="numpy").run(None, feeds)[0]
+            np.testing.assert_array_equal(session.run(None, feeds)[0], wanted, strict=True)
+        kernels |= {step["kernel"] for step in session.plan(N=2)}
+    planes = f"quantize_planes {numerics} {channels}"
+    assert kernels == {planes, f"{planes} wide"}
 
 
 def kernels_of(case):
@@ -205,6 +306,25 @@ def test_expected_is_the_reference():
 
 # The formulas from sums to codes.
 ENDS = [kind for kind in stage.FORMULAS if kind not in stage.WIDE]
+
+
+@pytest.mark.parametrize("name", ["add", "sub", "mul"])
+def test_sums_and_products_beyond_int32_are_among_the_cases(name):
+    """Each formula that rounds real numbers, near zero and anywhere, is compared with the reference."""
+    words = [kernel.split() for case in CASES[name] for kernel in kernels_of(case)]
+    found = {(some[1], binary.NEAR in some[2]) for some in words if some[0] == name and some[2:]}
+    real = {case.op.numerics for case in CASES[name]} - {"integer", "qnnpack"}
+    assert found >= set(product(real, (False, True)))
+
+
+def test_every_end_of_a_matmul_is_among_the_cases():
+    """Each formula, and each number of terms beyond fours, is compared with the reference."""
+    kernels = {kernel for case in CASES["matmul"] for kernel in kernels_of(case)}
+    found = {tuple(kernel.split()[1:]) for kernel in kernels if kernel.startswith("matmul")}
+    kinds, rests = {kind for kind, _ in found}, {rest for _, rest in found}
+    # There is one scale for all columns.
+    assert kinds == {*ENDS, "sum"} - {"fbgemm", "fbgemm" + stage.FAR}
+    assert rests == set("0123")
 
 
 @pytest.mark.parametrize("name", ["conv", "linear", "depthwise_conv"])

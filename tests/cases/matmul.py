@@ -19,6 +19,7 @@ CASES = [
         for m, k, n in (
             *((1, 1, 1), (1, 3, 7), (3, 7, 15), (7, 15, 17), (15, 17, 33), (17, 33, 65)),
             *((33, 65, 1), (16, 16, 16), (5, 257, 3), (4, 300, 5), (3, 1000, 2)),
+            *((2, 2, 5), (7, 18, 33)),  # two terms beyond fours
         )
         for numerics in NUMERICS
     ],
@@ -135,5 +136,17 @@ CASES = [
             numerics=numerics,
         )
         for numerics in ("fbgemm", "onednn", "qnnpack", "pt2e", "torch")
+    ],
+    # Numbers before rounding that int32 does not hold, on both sides.
+    *[
+        case(
+            f"far_{numerics}",
+            Matmul,
+            "u8[N,3,17]*0.0217+131",
+            "u8[N,17,5]*0.013+119",
+            y="u8*1e-9+117",
+            numerics=numerics,
+        )
+        for numerics in ("ort", "fbgemm", "onednn", "qnnpack", "pt2e")
     ],
 ]
