@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import tracemalloc
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -216,6 +217,23 @@ def test_empty_batch_and_many_shapes():
     for batch in range(1, 12):
         assert_equal(session, model, images(batch))
     assert len(session._backend._plans) <= 8
+
+
+def test_a_call_keeps_its_plan():
+    """The session has forgotten it, but would run it for the next array like the last one."""
+    rng = np.random.default_rng(2)
+    quant, weight = QuantParams.of(0.1, 128), QuantParams.of(0.01, 0)
+    types = {name: TensorType("uint8", ("N", 8), quant) for name in ("x", "y")}
+    types["w"] = TensorType("int8", (8, 8), weight)
+    constants = {"w": rng.integers(-128, 128, (8, 8)).astype(np.int8)}
+    linear = Linear(inputs=("x", "w"), outputs=("y",))
+    session = Session(check(Model(("x",), ("y",), types, constants, (linear,))), backend="numba")
+    session(np.zeros((1, 8), np.uint8))
+    plan = weakref.ref(session._backend.plan({"N": 1}))
+    for batch in range(2, 12):
+        session.run(None, {"x": np.zeros((batch, 8), np.uint8)})
+    assert (("N", 1),) not in session._backend._plans
+    assert plan() is not None
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -632,19 +632,15 @@ class Plan:
 
     def single_caller(self, run_segment: Callable[[], object]) -> Callable[[Array], Array]:
         """`caller` where the plan `is_simple`: without all that it does not need."""
-        acquire, release = self.lock.acquire, self.lock.release
         ((view, _),) = self.input_views.values()
         ((output, _),) = self.output_views.values()
         result = output.copy
 
         def call(x: Array) -> Array:
-            acquire()
-            try:
+            with self.lock:  # of `self`, so that the plan lives on: kernels read what it holds
                 view[...] = x
                 run_segment()
                 return result()
-            finally:
-                release()
 
         return call
 
