@@ -205,7 +205,7 @@ def write(name: str, code: bytes) -> None:
     try:
         place = folder()
         place.mkdir(parents=True, exist_ok=True)
-        temporary = place / f".writing-{os.getpid()}-{threading.get_ident()}-{time.time_ns()}"
+        temporary = place / f".writing-{os.getpid()}-{os.urandom(8).hex()}"
         with open(temporary, "xb") as file:  # for whoever may read new files: others run here too
             file.write(_hash(code) + code)
         os.replace(temporary, place / name)

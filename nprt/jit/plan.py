@@ -28,9 +28,7 @@ ALIGNMENT = 64
 FLIP = np.uint8(128)  # between int8 codes and bytes
 # A guess at how long a step takes, to cut it into chunks of at least GRAIN seconds.
 MACS_PER_SECOND, BYTES_PER_SECOND, GRAIN = 4e11, 3e10, 3e-6
-LASTING_BYTES = (
-    1 << 18
-)  # of images with padding around them that is better written once than in each run
+LASTING_BYTES = 1 << 18  # of images whose padding is better written once than in each run
 FOREIGN_BYTES = 1 << 16  # of an input that is better read where the caller has it than copied
 MOST_BYTES = 2**32 - 1  # of a buffer: kernels hold offsets in uint32
 SLACK = 256  # bytes after a buffer that may be read, or after a value that may be written by whole vectors
