@@ -199,7 +199,8 @@ def _add_warmup(commands: Any) -> None:
     help = "compile the kernels of models and keep them, so that a first run need not"
     parser = _add_command(commands, "warmup", warmup, help)
     parser.add_argument("models", nargs="*", metavar="MODEL", help="an .nprt file")
-    parser.add_argument("--batch", type=_positive, default=1, help="the free dimensions")
+    help = "the free dimensions, for which kernels differ: all batches that will come (default: 1)"
+    parser.add_argument("--batch", type=_positive, nargs="+", default=[1], help=help)
 
 
 def _add_torch(parser: argparse.ArgumentParser) -> None:
@@ -463,7 +464,8 @@ def _write_plan(model: Model, batch: int, as_json: bool) -> None:
 
 
 def bench(options: argparse.Namespace) -> None:
-    _require_compiler("bench")
+    if options.per_op:
+        _require_compiler("bench --per-op")
     from nprt.jit import report
     from nprt.session import Session
 
@@ -520,18 +522,19 @@ def warmup(options: argparse.Namespace) -> None:
         model = load(path)
         start = time.perf_counter()
         with _showing_compilation():
-            needed, compiled = warm_up(model, sizes(model, options.batch))
+            counts = [warm_up(model, sizes(model, batch)) for batch in options.batch]
+        needed, compiled = max(n for n, _ in counts), sum(c for _, c in counts)
         seconds = f" in {time.perf_counter() - start:.1f} s" if compiled else ""
         _write(f"{path}: {_count(needed, 'kernel')}, {compiled or 'none'} compiled{seconds}\n")
     if cache.unkept():
-        raise ValueError(f"{cache.folder()}: machine code cannot be kept there")
+        raise ValueError(f"{cache.folder()}: machine code cannot be kept there; set NPRT_CACHE_DIR")
     _write(f"kept in {cache.folder()} for {level.name}\n")
 
 
 def _require_compiler(command: str) -> None:
     if importlib.util.find_spec("llvmlite") is None:
         raise BackendUnavailableError(
-            f"nprt {command} needs llvmlite, of which there is none; pip install 'nprt[numba]'"
+            f"nprt {command} needs llvmlite, which is not installed; pip install 'nprt[numba]'"
         )
 
 

@@ -9,3 +9,10 @@ def debug(message: str, *arguments: object) -> None:
     """Log, if anybody may listen: whoever does has imported `logging`."""
     if "logging" in sys.modules:
         sys.modules["logging"].getLogger("nprt").debug(message, *arguments)
+
+
+def warning(message: str, *arguments: object) -> None:
+    """Log, whoever listens."""
+    import logging
+
+    logging.getLogger("nprt").warning(message, *arguments)

@@ -172,10 +172,23 @@ class Session:
         return list(self.compiled(dims)[1].describe())
 
     def compiled(self, dims: Mapping[str, int]) -> tuple[Any, Any]:
-        """The backend and its plan. Raises BackendUnavailableError for a backend without plans."""
-        plan = self._backend.plan(dims) if hasattr(self._backend, "plan") else None
+        """The backend and its plan.
+
+        Raises:
+            InputError: the sizes are not those of the free dimensions.
+            BackendUnavailableError: the backend makes no plans.
+        """
+        shapes = [self.model.types[name].shape for name in self.model.inputs]
+        free = list(dict.fromkeys(d for shape in shapes for d in shape if isinstance(d, str)))
+        if set(dims) != set(free) or not all(type(n) is int and n > 0 for n in dims.values()):
+            raise InputError(
+                f"a plan is for sizes of {free}, integers of at least 1; got {dict(dims)}"
+            )
+        if not hasattr(self._backend, "plan"):
+            raise BackendUnavailableError(f"backend {self.backend!r} makes no plans")
+        plan = self._backend.plan({name: dims[name] for name in free})
         if plan is None:
-            raise BackendUnavailableError(f"backend {self.backend!r} has no plan for {dict(dims)}")
+            raise InputError("nothing to plan: a value of the model is empty")
         return self._backend, plan
 
     def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Array]) -> list[Array]:

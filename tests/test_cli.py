@@ -408,7 +408,9 @@ def test_warmup_where_nothing_can_be_kept(small, kernels, capsys):
     assert main(["warmup", small]) == 1
     out, err = capsys.readouterr()
     assert "2 compiled" in out
-    assert err == f"nprt: error: {kernels}: machine code cannot be kept there\n"
+    warning, error = err.splitlines()
+    assert warning.startswith(f"nprt: warning: machine code is not kept in {kernels} (")
+    assert error == f"nprt: error: {kernels}: machine code cannot be kept there; set NPRT_CACHE_DIR"
 
 
 def test_run_says_that_it_compiled(small, kernels, tmp_path, capsys):
@@ -447,7 +449,7 @@ def test_long_compilation_shows_on_a_terminal(
         assert sys.stderr.getvalue() == ""
 
 
-@pytest.mark.parametrize("command", [["warmup"], ["bench"], ["info", "--plan"]])
+@pytest.mark.parametrize("command", [["warmup"], ["bench", "--per-op"], ["info", "--plan"]])
 def test_without_a_compiler(command, small, capsys, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main([*command, small]) == 1

@@ -300,3 +300,13 @@ def test_a_mapping_given_to_a_call() -> None:
     """session({name: array}) is the other one."""
     with pytest.raises(InputError, match="call run"):
         Session(two_layers())({"x": X})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dims", [{}, {"M": 3}, {"N": "a"}, {"N": 0}, {"N": 2, "M": 1}])
+def test_a_plan_is_for_sizes_of_the_free_dimensions(dims: dict[str, Any]) -> None:
+    pytest.importorskip("llvmlite")
+    session = Session(two_layers(), backend="numba")
+    (free,) = {d for value in session.inputs for d in value.shape if isinstance(d, str)}
+    dims = {free if name == "N" else name: size for name, size in dims.items()}
+    with pytest.raises(InputError, match="sizes of"):
+        session.plan(**dims)

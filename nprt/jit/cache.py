@@ -179,7 +179,7 @@ def _engine() -> Any:
 def folder() -> Path:
     """NPRT_CACHE_DIR, or the user's cache folder of the platform."""
     if chosen := os.environ.get("NPRT_CACHE_DIR"):
-        return Path(chosen)
+        return Path(chosen).expanduser().absolute()
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA") or os.path.expanduser("~/AppData/Local")
     elif sys.platform == "darwin":
@@ -199,6 +199,19 @@ def read(name: str) -> bytes | None:
     return code if _hash(code) == digest else None
 
 
+@cache
+def _warn_once(place: str, reason: str) -> None:
+    log.warning(
+        "machine code is not kept in %s (%s), so each process compiles it; NPRT_CACHE_DIR names a folder",
+        place,
+        reason,
+    )
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
 def write(name: str, code: bytes) -> None:
     """Keep a kernel's object code, if that can be done."""
     temporary = None
@@ -210,7 +223,7 @@ def write(name: str, code: bytes) -> None:
             file.write(_hash(code) + code)
         os.replace(temporary, place / name)
     except (OSError, RuntimeError, ValueError) as error:
-        log.debug("kernel not kept in %s: %s", os.environ.get("NPRT_CACHE_DIR", "the cache"), error)
+        _warn_once(os.environ.get("NPRT_CACHE_DIR", "the cache"), _reason(error))
         if temporary:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
