@@ -127,7 +127,7 @@ def markdown(results: Sequence[Result]) -> str:
     """One row for each program, with the figures of all models side by side."""
     models = list(dict.fromkeys(result.model for result in results))
     heads = ["program"]
-    heads += [f"{model}, {what}" for model in models for what in ("ms", "ms of processors", "MB")]
+    heads += [f"{model}, {what}" for model in models for what in ("ms", "CPU ms", "MB")]
     rows = [[*heads, "MB installed"], ["---"] + ["---:"] * (len(heads))]
     for name in dict.fromkeys(result.program for result in results):
         these = [result for result in results if result.program == name]
