@@ -143,7 +143,7 @@ def check_patterns(graph: Graph, config: QuantizationConfig) -> None:
 
 def _names(graph: Graph, op: Op) -> tuple[str, ...]:
     return (
-        *sorted(graph.labels.get(op.outputs[0], ())),
+        *sorted(graph.labels.get(op.outputs[0], ()), key=str),  # names of hostile files may be bytes
         *(name.split(DERIVED)[0] for name in op.outputs),
     )
 
