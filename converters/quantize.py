@@ -142,8 +142,9 @@ def check_patterns(graph: Graph, config: QuantizationConfig) -> None:
 
 
 def _names(graph: Graph, op: Op) -> tuple[str, ...]:
+    labels = graph.labels.get(op.outputs[0], ())
     return (
-        *sorted(graph.labels.get(op.outputs[0], ()), key=str),  # names of hostile files may be bytes
+        *sorted(labels, key=str),  # of a hostile file they may be bytes
         *(name.split(DERIVED)[0] for name in op.outputs),
     )
 
