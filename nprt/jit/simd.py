@@ -11,7 +11,7 @@ import contextlib
 import ctypes
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, ClassVar, NamedTuple
 
@@ -193,6 +193,16 @@ class Level:
         k.store(value, slot)
         with k.range(0, count) as i:
             k.store(k.load(slot, I8, i), address, i)
+
+    def store_run(
+        self, k: Kernel, address: Value, size: Value, bytes: Callable[[Value], Value]
+    ) -> None:
+        """Store `size` adjacent bytes, of which `bytes(at)` are a vector of those from `at` on."""
+        whole = size // self.bytes * self.bytes
+        with k.range(0, whole, self.bytes) as at:
+            k.store(bytes(at), address, at)
+        with k.when(whole < size):
+            self.store_first(k, bytes(whole), address + whole, size - whole)
 
     def store_part(self, k: Kernel, value: Value, address: Value, count: Value) -> None:
         """`store_first` where `count` is nearly always all."""

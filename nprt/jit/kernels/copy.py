@@ -6,7 +6,6 @@ elements are not adjacent, a row of elements of 1, 2, 4 or 8 bytes, or one eleme
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -45,25 +44,14 @@ def emit(name: str, level: Level, item: int, axes: int, *, repeat: bool = False)
             source, target = source + at * steps[axis][0], target + at * steps[axis][1]
         if repeat:
             element = k.load(source, ITEMS[item]).splat(level.bytes // item).bits(level.i8)
-            _store_run(k, level, run * item, target, lambda _: element)
+            level.store_run(k, target, run * item, lambda _: element)
         elif item:
             from_item, to_item = k.arg("from_item"), k.arg("to_item")
             with k.range(0, run) as i:
                 k.store(k.load(source + i * from_item, ITEMS[item]), target + i * to_item)
         else:
-            _store_run(k, level, run, target, partial(k.load, source, level.i8))
+            level.store_run(k, target, run, partial(k.load, source, level.i8))
     return k.finish()
-
-
-def _store_run(
-    k: Kernel, level: Level, size: Value, target: Value, bytes: Callable[[Value], Value]
-) -> None:
-    """Adjacent bytes, of which `bytes(at)` are those from `at` on."""
-    whole = size // level.bytes * level.bytes
-    with k.range(0, whole, level.bytes) as at:
-        k.store(bytes(at), target, at)
-    with k.when(whole < size):
-        level.store_first(k, bytes(whole), target + whole, size - whole)
 
 
 def merge(

@@ -164,7 +164,7 @@ CODE = np.dtype([(n, "i8") for n in ("x", "y", "rows", "row", "chosen", "chosen_
 def emit_code(name: str, level: Level, numerics: str) -> Any:
     k = Kernel(name, CODE)
     begin, end = k.share(k.arg("rows"))
-    size, unit = k.arg("row"), 4 * level.lanes
+    size = k.arg("row")
     low, high = k.const(I8, 0), k.arg("most").truncated(I8)
     with k.range(begin, end) as row:
         x, y = k.arg("x") + row * size * 4, k.arg("y") + row * size
@@ -177,11 +177,7 @@ def emit_code(name: str, level: Level, numerics: str) -> Any:
             found = [CODES[numerics](k, level, v, step, zero) for v in vectors]
             return to_bytes(k, level, found, low, high)
 
-        whole = size // unit * unit
-        with k.range(0, whole, unit) as at:
-            k.store(codes(at), y, at)
-        with k.when(whole < size):
-            level.store_first(k, codes(whole), y + whole, size - whole)
+        level.store_run(k, y, size, codes)
     return k.finish()
 
 

@@ -19,11 +19,7 @@ def emit(name: str, level: Level) -> Any:
     with k.range(begin, end) as index:
         at = k.arg("spans") + index * 16
         start, size = k.arg("to") + k.load(at, I64), k.load(at, I64, 8)
-        whole = size // level.bytes * level.bytes
-        with k.range(0, whole, level.bytes) as i:
-            k.store(value, start, i)
-        with k.when(whole < size):
-            level.store_first(k, value, start + whole, size - whole)
+        level.store_run(k, start, size, lambda at: value)
     return k.finish()
 
 

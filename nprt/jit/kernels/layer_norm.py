@@ -29,7 +29,7 @@ def emit(name: str, level: Level, *, affine: bool) -> Any:
     """
     k = Kernel(name, RECORD)
     begin, end = k.share(k.arg("rows"))
-    size, unit = k.arg("row"), 4 * level.lanes
+    size = k.arg("row")
     slots = k.scratch(level.i32), k.scratch(level.i32)
     least, most = k.const(I8, 0), k.const(I8, -1)
     with k.range(begin, end) as row:
@@ -48,11 +48,7 @@ def emit(name: str, level: Level, *, affine: bool) -> Any:
                 found.append(_quantized(k, level, value, first))
             return to_bytes(k, level, found, least, most)
 
-        whole = size // unit * unit
-        with k.range(0, whole, unit) as at:
-            k.store(codes(at), y, at)
-        with k.when(whole < size):
-            level.store_first(k, codes(whole), y + whole, size - whole)
+        level.store_run(k, y, size, codes)
     return k.finish()
 
 

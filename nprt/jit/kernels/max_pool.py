@@ -30,11 +30,7 @@ def emit(name: str, level: Level) -> Any:
 
             return k.loop(0, k.arg("taps"), 1, [k.const(level.i8, 0)], tap)[0]
 
-        whole = channels // level.bytes * level.bytes
-        with k.range(0, whole, level.bytes) as at:
-            k.store(greatest(at), y, at)
-        with k.when(whole < channels):
-            level.store_first(k, greatest(whole), y + whole, channels - whole)
+        level.store_run(k, y, channels, greatest)
     return k.finish()
 
 

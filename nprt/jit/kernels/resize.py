@@ -7,7 +7,7 @@ when the plan is made. `rounding.interpolation` has the formulas.
 from __future__ import annotations
 
 import math
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -36,16 +36,12 @@ def emit_nearest(name: str, level: Level) -> Any:
     k = Kernel(name, RECORD)
     begin, end = k.share(k.arg("count"))
     size = k.arg("channels")
-    whole = size // level.bytes * level.bytes
     with k.range(begin, end) as index, k.range(0, k.arg("width")) as place:
         line, column = _entries(k, index, place)
         (row, _), (pixel, _) = _places(k, line, LINE), _places(k, column, COLUMN)
         x = k.arg("x") + k.load(line, I64, 8) + row + pixel
         y = k.arg("y") + k.load(line, I64) + place * size
-        with k.range(0, whole, level.bytes) as at:
-            k.store(k.load(x + at, level.i8), y + at)
-        with k.when(whole < size):
-            level.store_first(k, k.load(x + whole, level.i8), y + whole, size - whole)
+        level.store_run(k, y, size, partial(k.load, x, level.i8))
     return k.finish()
 
 
